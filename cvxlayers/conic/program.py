@@ -1,0 +1,100 @@
+"""The one canonical form: a cone program's structure (ConeProgram) and a batch of its values (ConeData)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.sparse as sp
+
+from cvxlayers.sets import Product
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """The sparsity pattern of a matrix, in compressed-column order (by column, then by row).
+
+    ``rows`` and ``cols`` hold one entry for each stored value; no entry is there twice.
+    """
+
+    shape: tuple[int, int]
+    rows: np.ndarray
+    cols: np.ndarray
+
+    @property
+    def nnz(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def indptr(self) -> np.ndarray:
+        return np.searchsorted(self.cols, np.arange(self.shape[1] + 1)).astype(np.int64)
+
+    def csc(self, values: np.ndarray) -> sp.csc_array:
+        """The matrix with these values, ``values`` of shape (nnz,); explicit zeros stay."""
+        return sp.csc_array((values, self.rows, self.indptr), shape=self.shape)
+
+    def dense(self, values: np.ndarray) -> np.ndarray:
+        """The matrices with these values: (*batch, nnz) to (*batch, rows, cols)."""
+        out = np.zeros((*values.shape[:-1], self.shape[0] * self.shape[1]))
+        out[..., self.rows * self.shape[1] + self.cols] = values
+        return out.reshape(*values.shape[:-1], *self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class ConeProgram:
+    """Structure of: minimize (1/2) x'Px + q'x + r subject to Ax + s = b, s in K.
+
+    The dual variable z of the constraint lies in the dual cone K*; at a solution
+    Px + q + A'z = 0 and s'z = 0. ``P`` holds the upper triangle only. The cone lists its blocks in the
+    order zero, nonnegative, second-order, positive semidefinite, exponential, power.
+    The sets' own files hold the conventions of a block: order of its entries, triangle, scaling.
+    """
+
+    P: Pattern
+    A: Pattern
+    cone: Product
+
+    @property
+    def n(self) -> int:
+        return self.A.shape[1]
+
+    @property
+    def m(self) -> int:
+        return self.A.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class ConeData:
+    """Values of a ConeProgram for a batch of ``batch`` problems.
+
+    Each of ``P`` (nnz of P), ``q`` (n), ``A`` (nnz of A), ``b`` (m) and ``r`` (no dimension: the constant of the
+    objective) has either its own shape, shared by the whole batch, or one leading dimension of size ``batch``. float64.
+    """
+
+    batch: int
+    P: np.ndarray
+    q: np.ndarray
+    A: np.ndarray
+    b: np.ndarray
+    r: np.ndarray
+
+    def element(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """P, q, A, b of one problem of the batch."""
+        return tuple(v[i] if v.ndim == 2 else v for v in (self.P, self.q, self.A, self.b))
+
+
+@dataclass(frozen=True, eq=False)
+class ConicSolution:
+    """Primal-dual solutions of a batch: x (batch, n), z and s (batch, m), with how each element ended.
+
+    ``status`` (batch,) holds Status values, ``iterations`` (batch,) the solver's count, ``residuals`` (batch, 3) the
+    relative primal, dual and gap residuals of `cvxlayers.conic.residuals`.
+    """
+
+    x: np.ndarray
+    z: np.ndarray
+    s: np.ndarray
+    status: np.ndarray
+    iterations: np.ndarray
+    residuals: np.ndarray | None = None
