@@ -1,0 +1,22 @@
+"""Convex cones: the projection, its derivative, and what an interior-point method asks of them."""
+
+from cvxlayers.sets.cone import Cone
+from cvxlayers.sets.exponential import Exponential
+from cvxlayers.sets.nonnegative import Nonnegative
+from cvxlayers.sets.positive_semidefinite import PositiveSemidefinite
+from cvxlayers.sets.power import Power
+from cvxlayers.sets.product import Product
+from cvxlayers.sets.second_order import SecondOrder
+from cvxlayers.sets.zero import Free, Zero
+
+__all__ = [
+    "Cone",
+    "Exponential",
+    "Free",
+    "Nonnegative",
+    "PositiveSemidefinite",
+    "Power",
+    "Product",
+    "SecondOrder",
+    "Zero",
+]
