@@ -63,6 +63,18 @@ class ConeProgram:
     def m(self) -> int:
         return self.A.shape[0]
 
+    def dense(self, data: ConeData) -> DenseData:
+        """The same values as full matrices; what is shared stays shared."""
+        P = self.P.dense(data.P)
+        P = P + np.swapaxes(np.triu(P, 1), -1, -2)
+        return DenseData(data.batch, P, data.q, self.A.dense(data.A), data.b, data.r)
+
+    def sparse(self, data: DenseData) -> ConeData:
+        """The same values on the program's patterns; entries off the patterns are dropped."""
+        P = data.P[..., self.P.rows, self.P.cols]
+        A = data.A[..., self.A.rows, self.A.cols]
+        return ConeData(data.batch, P, data.q, A, data.b, data.r)
+
 
 @dataclass(frozen=True, eq=False)
 class ConeData:
@@ -82,6 +94,28 @@ class ConeData:
     def element(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """P, q, A, b of one problem of the batch."""
         return tuple(v[i] if v.ndim == 2 else v for v in (self.P, self.q, self.A, self.b))
+
+
+@dataclass(frozen=True, eq=False)
+class DenseData:
+    """Values of a ConeProgram as full matrices, for solvers of small dense problems.
+
+    ``P`` is (n, n), symmetric and full, ``A`` (m, n), ``q`` (n), ``b`` (m) and ``r`` no dimension, each with its own
+    shape, shared by the whole batch, or with one leading dimension of size ``batch``. float64.
+    """
+
+    batch: int
+    P: np.ndarray
+    q: np.ndarray
+    A: np.ndarray
+    b: np.ndarray
+    r: np.ndarray
+
+    def element(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """P, q, A, b of one problem of the batch."""
+        P = self.P[i] if self.P.ndim == 3 else self.P
+        A = self.A[i] if self.A.ndim == 3 else self.A
+        return P, self.q[i] if self.q.ndim == 2 else self.q, A, self.b[i] if self.b.ndim == 2 else self.b
 
 
 @dataclass(frozen=True, eq=False)
