@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from cvxlayers.conic.affine import AffineMap
+from cvxlayers.conic.affine import AffineMap, Lift
 from cvxlayers.conic.program import ConeProgram
 
 
@@ -46,17 +46,6 @@ class Output:
     map: AffineMap
     transform: Literal["identity", "exp"] = "identity"
     complex: bool = False
-
-
-@dataclass(frozen=True)
-class Lift:
-    """Parameter vectors to conic data: one affine map for each of P (upper triangle), q, A, b and r (size 1)."""
-
-    P: AffineMap
-    q: AffineMap
-    A: AffineMap
-    b: AffineMap
-    r: AffineMap
 
 
 @dataclass(frozen=True)

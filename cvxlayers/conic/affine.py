@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -24,14 +25,18 @@ class AffineMap:
     def __init__(self, constant: np.ndarray, blocks: Mapping[int, sp.spmatrix | sp.sparray]) -> None:
         self.constant = np.asarray(constant, dtype=np.float64)
         self.blocks = {i: _Block(matrix) for i, matrix in blocks.items() if matrix.nnz}
+        self._starts_at_zero = not self.constant.any()
 
     @property
     def size(self) -> int:
         return len(self.constant)
 
     def __call__(self, vectors: Sequence[np.ndarray]) -> np.ndarray:
-        """``vectors[i]`` is (size_i,) or (B, size_i); the result is (size,) unless a vector it depends on is a batch."""
-        out = self.constant
+        """``vectors[i]`` is (size_i,) or (B, size_i); the result is (size,) unless a vector it depends on is a batch.
+
+        The result may be a view of an input or of the constant: it is not to be written on.
+        """
+        out = None if self._starts_at_zero and self.blocks else self.constant
         for i, block in self.blocks.items():
             out = block.add_to(out, vectors[i])
         return out
@@ -41,7 +46,7 @@ class AffineMap:
         out = None
         for i, block in self.blocks.items():
             if vectors[i] is not None:
-                out = block.add_to(np.zeros(self.size) if out is None else out, vectors[i])
+                out = block.add_to(out, vectors[i])
         return out
 
     def transpose(self, i: int, cotangent: np.ndarray) -> np.ndarray | None:
@@ -51,47 +56,70 @@ class AffineMap:
 
 
 class _Block:
+    """One sparse matrix, applied to vectors (size,) and batches (B, size)."""
+
     def __init__(self, matrix) -> None:
         matrix = sp.csr_array(matrix)
         matrix.sum_duplicates()
+        matrix.eliminate_zeros()
         self.matrix = matrix
         counts = np.diff(matrix.indptr)
-        self.gathers = bool(counts.size) and counts.max() <= 1
+        self.gathers = bool(counts.size) and counts.max() == 1
         if self.gathers:
-            rows = np.flatnonzero(counts)
-            self.rows = slice(int(rows[0]), int(rows[-1]) + 1) if rows[-1] - rows[0] + 1 == len(rows) else rows
-            self.covers = len(rows) == matrix.shape[0]
+            self.covers = len(matrix.indices) == matrix.shape[0]
+            self.rows = _as_slice(np.flatnonzero(counts))
             self.source = _as_slice(matrix.indices)
             self.scale = None if np.all(matrix.data == 1.0) else matrix.data
             self.injective = len(np.unique(matrix.indices)) == len(matrix.indices)
 
-    def add_to(self, out: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    def add_to(self, out: np.ndarray | None, vector: np.ndarray) -> np.ndarray:
+        """out + matrix @ vector; ``out`` None stands for zero."""
         if not self.gathers:
-            product = self.matrix @ vector if vector.ndim == 1 else np.ascontiguousarray((self.matrix @ vector.T).T)
-            return out + product
+            product = _matmul(self.matrix, vector)
+            return product if out is None else out + product
         values = vector[..., self.source]
         if self.scale is not None:
             values = values * self.scale
         if self.covers:
-            return out + values
-        if values.ndim > out.ndim:
-            out = np.broadcast_to(out, (*values.shape[:-1], out.shape[-1]))
-        out = out.copy()
-        out[..., self.rows] += values
-        return out
+            return values if out is None else out + values
+        shape = (*values.shape[:-1], self.matrix.shape[0])
+        if out is None:
+            total = np.zeros(shape)
+            total[..., self.rows] = values
+        else:
+            total = out.copy() if out.ndim >= values.ndim else np.tile(out, (shape[0], 1))
+            total[..., self.rows] += values
+        return total
 
     def transpose(self, cotangent: np.ndarray) -> np.ndarray:
         if not (self.gathers and self.injective):
-            matrix = self.matrix.T
-            return matrix @ cotangent if cotangent.ndim == 1 else np.ascontiguousarray((matrix @ cotangent.T).T)
+            return _matmul(self.matrix.T, cotangent)
         values = cotangent[..., self.rows]
         if self.scale is not None:
             values = values * self.scale
+        if values.shape[-1] == self.matrix.shape[1] and isinstance(self.source, slice):
+            return values
         out = np.zeros((*cotangent.shape[:-1], self.matrix.shape[1]))
         out[..., self.source] = values
         return out
 
 
+@dataclass(frozen=True)
+class Lift:
+    """Parameter vectors to conic data: one affine map for each of P (upper triangle), q, A, b and r (size 1)."""
+
+    P: AffineMap
+    q: AffineMap
+    A: AffineMap
+    b: AffineMap
+    r: AffineMap
+
+
+def _matmul(matrix: sp.sparray, vector: np.ndarray) -> np.ndarray:
+    return matrix @ vector if vector.ndim == 1 else np.ascontiguousarray((matrix @ vector.T).T)
+
+
 def _as_slice(indices: np.ndarray) -> slice | np.ndarray:
+    """The indices, as a slice where they are a range: that gathers without a copy."""
     start, stop = int(indices[0]), int(indices[0]) + len(indices)
     return slice(start, stop) if np.array_equal(indices, np.arange(start, stop)) else indices.astype(np.int64)

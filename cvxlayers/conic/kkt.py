@@ -1,0 +1,159 @@
+"""The linear system of the derivative, factored once at a solution and solved for any number of right-hand sides.
+
+With D the derivative of the projection onto K* at z - s, the linearised optimality conditions read K [w_x; w_z] =
+[g_x; g_z] with K = [P A'; A I - D^-1]. Its bounded form, with S = D^(1/2) and w_z = S eta, is symmetric, has entries of
+order one for every 0 <= D <= I, and holds both limits (D = 0: inactive, D = I: equality) without a division:
+
+    [ P    A'S     ] [ w_x ]   [ g_x   ]
+    [ SA   -(I - D)] [ eta ] = [ S g_z ]
+
+In the eigenbasis D = V diag(lam) V' the rows with lam = 0 drop out, which is what makes the dense factor cheap.
+
+Where the solution map has no unique derivative the system is singular; the answer is then the one of minimum norm
+(dense) or of the regularised system after refinement (sparse), and ``unique`` says so per element.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import lapack
+
+from cvxlayers.conic.program import ConeProgram, DenseData
+
+RANK_TOLERANCE = 1e-11
+
+
+@dataclass(frozen=True, eq=False)
+class Certificate:
+    """How far a derivative can be trusted, per element of the batch.
+
+    ``residual`` is the relative residual of the linear system, ``unique`` whether it was nonsingular, ``margin`` in
+    [0, 1] the strict complementarity of the solution: 0 at a kink, where "the" derivative is one of many.
+    """
+
+    residual: np.ndarray
+    unique: np.ndarray
+    margin: np.ndarray
+
+    @property
+    def degenerate(self) -> np.ndarray:
+        """Elements at or near a kink of the solution map, or whose derivative is not unique."""
+        return (self.margin < 0.5) | ~self.unique
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """D = V diag(lam) V' for a batch: lam (B, m), the groups of cones that need a V, and the margin (B,)."""
+
+    lam: np.ndarray
+    bases: tuple[tuple[int, int, np.ndarray], ...]  # start, size of one cone, V (B, count, size, size)
+    margin: np.ndarray
+
+    def rotate(self, v: np.ndarray, *, back: bool = False) -> np.ndarray:
+        """V'v, or V v with ``back``, along the last axis of (*, B, m)."""
+        if not self.bases:
+            return v
+        v = v.copy()
+        for start, size, V in self.bases:
+            stop = start + V.shape[-3] * size
+            part = v[..., start:stop].reshape(*v.shape[:-1], -1, size, 1)
+            part = np.matmul(V if back else V.swapaxes(-1, -2), part)
+            v[..., start:stop] = part.reshape(*v.shape[:-1], -1)
+        return v
+
+
+def spectrum(program: ConeProgram, z: np.ndarray, s: np.ndarray, mu: float = 0.0) -> Spectrum:
+    """The derivative of the projection onto K* at z - s, z and s (B, m); ``mu`` > 0 for the smoothed one."""
+    lam, bases, margin = np.empty(z.shape), [], np.ones(len(z))
+    for start, count, cone, values, V, clear in program.cone.eigen_groups(z, s, mu):
+        lam[:, start : start + count * cone.size] = values.reshape(len(z), -1)
+        margin = np.minimum(margin, clear.reshape(len(z), -1).min(-1))
+        if V is not None:
+            bases.append((start, cone.size, V))
+    return Spectrum(lam, tuple(bases), margin)
+
+
+class DenseKKT:
+    """The system of a batch of small dense programs, by one symmetric indefinite factorization per element."""
+
+    def __init__(self, data: DenseData, spectrum: Spectrum) -> None:
+        B, (m, n) = data.batch, data.A.shape[-2:]
+        lam = spectrum.lam
+        self.spectrum, self.data, self.n = spectrum, data, n
+        k = int((lam > 0).sum(-1).max(initial=0))
+        self.order = None if k == m else np.argsort(-lam, axis=-1, kind="stable")[:, :k]
+        self.lam = lam if self.order is None else np.take_along_axis(lam, self.order, -1)
+        self.root = np.sqrt(self.lam)
+        rotated = data.A
+        if spectrum.bases:
+            columns = np.broadcast_to(data.A, (B, m, n)).transpose(2, 0, 1)
+            rotated = spectrum.rotate(columns).transpose(1, 2, 0)
+        if self.order is None:
+            W = rotated * self.root[..., None]
+        elif rotated.ndim == 2:
+            W = rotated[self.order] * self.root[..., None]
+        else:
+            W = rotated[np.arange(B)[:, None], self.order] * self.root[..., None]
+        self.W = W
+        K = np.zeros((B, n + k, n + k))
+        K[:, :n, :n] = data.P
+        K[:, n:, :n] = W
+        diagonal = np.arange(n, n + k)
+        K[:, diagonal, diagonal] = self.lam - 1.0
+        work = int(lapack.dsytrf_lwork(n + k)[0]) if n + k else 1
+        # dsytrf reads the upper triangle of the Fortran view, which is the lower triangle filled above
+        self.factors = [lapack.dsytrf(K[i].T, lwork=work, overwrite_a=True)[:2] for i in range(B)] if n + k else []
+
+    def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
+        """K [w_x; w_z] = [g_x; g_z] for (*, B, n) and (*, B, m), the leading axes being several right-hand sides."""
+        n, B = self.n, self.data.batch
+        h = self._compress(self.spectrum.rotate(gz)) * self.root
+        rhs = np.concatenate([gx, h], axis=-1)
+        stacked = rhs.reshape(-1, B, rhs.shape[-1])
+        w = np.empty_like(stacked)
+        for i, (ldu, pivots) in enumerate(self.factors):
+            w[:, i] = lapack.dsytrs(ldu, pivots, stacked[:, i].T)[0].T
+        residual, scale = self._residual(stacked, w)
+        unique = np.ones(B, bool)
+        doubtful = ~(residual <= 1e-9 * scale) | ~(np.abs(w).max((0, 2), initial=0) <= 1e8 * scale)
+        for i in np.flatnonzero(doubtful):
+            w[:, i], unique[i] = self._minimum_norm(i, stacked[:, i])
+        if doubtful.any():
+            residual, scale = self._residual(stacked, w)
+        w = w.reshape(rhs.shape)
+        wz = self.spectrum.rotate(self._scatter(w[..., n:] * self.root), back=True)
+        return w[..., :n], wz, Certificate(residual / scale, unique, self.spectrum.margin)
+
+    def _compress(self, v: np.ndarray) -> np.ndarray:
+        if self.order is None:
+            return v
+        return np.take_along_axis(v, np.broadcast_to(self.order, (*v.shape[:-2], *self.order.shape)), -1)
+
+    def _scatter(self, v: np.ndarray) -> np.ndarray:
+        if self.order is None:
+            return v
+        out = np.zeros((*v.shape[:-1], self.spectrum.lam.shape[-1]))
+        np.put_along_axis(out, np.broadcast_to(self.order, v.shape), v, -1)
+        return out
+
+    def _residual(self, rhs: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Largest residual and the scale to judge it by, per element; rhs and w (R, B, N)."""
+        n, P, W = self.n, self.data.P, self.W
+        wx, eta = w[..., :n, None], w[..., n:, None]
+        top = np.matmul(P, wx)[..., 0] + np.matmul(W.swapaxes(-1, -2), eta)[..., 0] - rhs[..., :n]
+        low = np.matmul(W, wx)[..., 0] - (1.0 - self.lam) * eta[..., 0] - rhs[..., n:]
+        worst = np.maximum(np.abs(top).max((0, 2), initial=0.0), np.abs(low).max((0, 2), initial=0.0))
+        return worst, np.abs(rhs).max((0, 2), initial=0.0) + np.finfo(float).tiny
+
+    def _minimum_norm(self, i: int, rhs: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Least squares of minimum norm for one element, (R, N); and whether the system had full rank after all."""
+        n, P = self.n, self.data.element(i)[0]
+        K = np.block([[P, self.W[i].T], [self.W[i], np.diag(self.lam[i] - 1.0)]])
+        if not np.isfinite(K).all():
+            return np.full_like(rhs, np.nan), False
+        values, vectors = np.linalg.eigh(K)
+        kept = np.abs(values) > RANK_TOLERANCE * np.abs(values).max(initial=0.0)
+        inverse = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
+        return (rhs @ vectors * inverse) @ vectors.T, bool(kept[: len(P)].all() and kept.all())
