@@ -75,7 +75,7 @@ class _Block:
     def add_to(self, out: np.ndarray | None, vector: np.ndarray) -> np.ndarray:
         """out + matrix @ vector; ``out`` None stands for zero."""
         if not self.gathers:
-            product = _matmul(self.matrix, vector)
+            product = sparse_times(self.matrix, vector)
             return product if out is None else out + product
         values = vector[..., self.source]
         if self.scale is not None:
@@ -87,13 +87,13 @@ class _Block:
             total = np.zeros(shape)
             total[..., self.rows] = values
         else:
-            total = out.copy() if out.ndim >= values.ndim else np.tile(out, (shape[0], 1))
+            total = out.copy() if out.shape == shape else np.array(np.broadcast_to(out, np.broadcast_shapes(out.shape, shape)))
             total[..., self.rows] += values
         return total
 
     def transpose(self, cotangent: np.ndarray) -> np.ndarray:
         if not (self.gathers and self.injective):
-            return _matmul(self.matrix.T, cotangent)
+            return sparse_times(self.matrix.T, cotangent)
         values = cotangent[..., self.rows]
         if self.scale is not None:
             values = values * self.scale
@@ -115,8 +115,12 @@ class Lift:
     r: AffineMap
 
 
-def _matmul(matrix: sp.sparray, vector: np.ndarray) -> np.ndarray:
-    return matrix @ vector if vector.ndim == 1 else np.ascontiguousarray((matrix @ vector.T).T)
+def sparse_times(matrix: sp.sparray, vector: np.ndarray) -> np.ndarray:
+    """matrix @ vector for (size,) or (*batch, size)."""
+    if vector.ndim == 1:
+        return matrix @ vector
+    flat = matrix @ vector.reshape(-1, vector.shape[-1]).T
+    return np.ascontiguousarray(flat.T).reshape(*vector.shape[:-1], matrix.shape[0])
 
 
 def _as_slice(indices: np.ndarray) -> slice | np.ndarray:

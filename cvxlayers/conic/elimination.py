@@ -134,6 +134,14 @@ class Elimination:
             return y, z
         return self._expand(k, y, z, k.c, k.qt, -1.0)
 
+    def expand_slack(self, s: np.ndarray) -> np.ndarray:
+        """s of the full program: zero in the defining rows."""
+        if not len(self.gone):
+            return s
+        full = np.zeros((*s.shape[:-1], self.full.m))
+        full[..., self.rows] = s
+        return full
+
     def _expand(self, k, y, z, c, gt, sign):
         t = 0.0 if c is None else c
         if k.M is not None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse as sp
 
-from cvxlayers.conic.affine import AffineMap
+from cvxlayers.conic.affine import AffineMap, sparse_times
 from cvxlayers.conic.program import Pattern
 
 
@@ -82,7 +82,7 @@ class OuterPullback:
             self.inputs[p] = _Input(rows[order], cols[order], source[order], value[order], block.matrix.shape[1])
 
     def __call__(self, p: int, left: np.ndarray, right: np.ndarray, shared: bool) -> np.ndarray | None:
-        """left (B, R, rows), right (B, R, cols) to (B, size of input p), or (size,) summed over B if ``shared``."""
+        """left (*, B, R, rows), right (*, B, R, cols) to (*, B, size of p), or (*, size) summed over B if ``shared``."""
         part = self.inputs.get(p)
         return None if part is None else part(left, right, shared)
 
@@ -102,14 +102,13 @@ class _Input:
             left, right = left[..., major], right[..., minor]
             if self.value[0] != 1.0:
                 right = right * self.value[0]
-            if shared:
-                flat = left.reshape(-1, left.shape[-1]).T @ right.reshape(-1, right.shape[-1])
-                return flat.reshape(self.size)
-            return np.matmul(left.swapaxes(-1, -2), right).reshape(len(left), self.size)
-        values = np.einsum("brk,brk->bk", left[..., self.rows], right[..., self.cols])
-        if shared:
-            return self.scatter @ values.sum(0)
-        return np.ascontiguousarray((self.scatter @ values.T).T)
+            if shared:  # the sum over the batch is one more sum of outer products
+                left = left.reshape(*left.shape[:-3], -1, left.shape[-1])
+                right = right.reshape(*right.shape[:-3], -1, right.shape[-1])
+            product = np.matmul(left.swapaxes(-1, -2), right)
+            return product.reshape(*product.shape[:-2], self.size)
+        values = np.einsum("...rk,...rk->...k", left[..., self.rows], right[..., self.cols])
+        return sparse_times(self.scatter, values.sum(-2) if shared else values)
 
 
 def _outer_structure(rows: np.ndarray, cols: np.ndarray) -> tuple[bool, np.ndarray | slice, np.ndarray | slice] | None:

@@ -24,7 +24,8 @@ from cvxlayers.conic.violation import violation
 from cvxlayers.sets import Nonnegative, Zero
 from cvxlayers.status import Status
 
-INFINITE = 1e20  # a nonnegative row whose b is at least this, infinity included, is an absent constraint
+INFINITE = 1e20  # the slack of an absent constraint
+ABSENT = 0.999e20  # a nonnegative row whose b is at least this, infinity included, is an absent constraint
 INACCURATE = 1e-4  # the largest residual at which a point still counts as an inaccurate solution
 CERTIFICATE = 1e-6  # the largest residual at which a ray proves that there is no solution
 
@@ -60,18 +61,18 @@ def screen(program, data):
     """What a solver may see of the data: (data, invalid, absent).
 
     ``invalid`` (batch,) marks the elements that hold NaN or infinity, and is None if there are none. ``absent``
-    ((batch, m) or (m,)) marks nonnegative rows with b >= 1e20, and is None if there are none: in the data that come
+    ((batch, m) or (m,)) marks nonnegative rows with b >= 0.999e20, and is None if there are none: in the data that come
     back such a row reads 0'x + s = 1. A b of -infinity is invalid.
     """
     b = data.b
     square = np.vdot(b, b)
-    if square < INFINITE**2 and all(math.isfinite(np.vdot(v, v)) for v in (data.P, data.q, data.A)):
+    if square < ABSENT**2 and all(math.isfinite(np.vdot(v, v)) for v in (data.P, data.q, data.A)):
         return data, None, None  # every entry is finite, and every entry of b below 1e20: almost always
     free = np.zeros(program.m, dtype=bool)
     for block, _, start in program.cone.groups:
         if isinstance(block, Nonnegative):
             free[start : start + block.size] = True
-    absent = free & (b >= INFINITE)
+    absent = free & (b >= ABSENT)
     if absent.any():
         data = _without(program, data, absent)
     valid = np.ones(data.batch, dtype=bool)

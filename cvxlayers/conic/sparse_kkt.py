@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from cvxlayers.conic.kkt import Certificate, Spectrum
 from cvxlayers.conic.program import ConeData, ConeProgram
+from cvxlayers.solvers.pool import for_each
 
 REGULARIZATION = 1e-6
 REFINEMENTS = 12
@@ -91,9 +92,8 @@ class SparseSystem:
 class SparseKKT:
     """Factors of a batch of sparse systems; `solve` as in `cvxlayers.conic.kkt.DenseKKT`."""
 
-    def __init__(self, system: SparseSystem, data: ConeData, spectrum: Spectrum, run) -> None:
-        """``run(function, count)`` maps a function over range(count), in threads where that pays."""
-        self.system, self.spectrum, self.batch, self.run = system, spectrum, data.batch, run
+    def __init__(self, system: SparseSystem, data: ConeData, spectrum: Spectrum) -> None:
+        self.system, self.spectrum, self.batch = system, spectrum, data.batch
         self.n = system.program.n
 
         def factor(i):
@@ -106,7 +106,7 @@ class SparseKKT:
             full = sp.csr_array(upper + sp.triu(upper, 1).T)
             return system.factor(shifted), full, scale, values
 
-        self.factors = list(run(factor, data.batch))
+        self.factors = for_each(factor, data.batch)
 
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
         n, root = self.n, np.sqrt(self.spectrum.lam)
@@ -122,7 +122,7 @@ class SparseKKT:
                 w[k, i], error = self._refined(i, stacked[k, i])
                 residual[i] = max(residual[i], error)
 
-        list(self.run(solve, self.batch))
+        for_each(solve, self.batch)
         w = w.reshape(rhs.shape)
         wz = self.spectrum.rotate(w[..., n:] * root, back=True)
         return w[..., :n], wz, Certificate(residual, unique, self.spectrum.margin)

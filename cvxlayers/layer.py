@@ -1,0 +1,395 @@
+"""The framework-free layer: check inputs, batch, lift, solve, judge, recover; and the same backwards.
+
+The adapters for PyTorch and JAX, and `cvxlayers.solve`, hand it NumPy arrays and shapes; it knows no framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from cvxlayers.canonical.form import AffineSolverAffine, Output, Parameter
+from cvxlayers.conic.affine import AffineMap
+from cvxlayers.conic.elimination import Elimination
+from cvxlayers.conic.kkt import Certificate
+from cvxlayers.errors import SettingsError, ShapeError, SolverError
+from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap
+from cvxlayers.solvers.choice import Plan, choose
+from cvxlayers.status import Status
+
+SMOOTHING = 1e-4
+
+
+class Layer:
+    """A parametrized convex program, ready to be solved and differentiated for batches of its parameters.
+
+    Parameters
+    ----------
+    form : AffineSolverAffine
+        The problem in canonical form.
+    solver : None, str or Solver
+        None chooses by structure and size, and falls back on another solver where the first one fails.
+    solver_args : mapping
+        Settings of the solver, by our names or by those that cvxpylayers users know (``eps``, ``max_iters``, ...).
+    gradient : "exact" or "smoothed"
+        "smoothed" differentiates through the projection smoothed by the cone's barrier with parameter ``smoothing``.
+    on_failure : "raise" or "nan"
+        Whether elements without a solution raise SolverError, or are NaN forward and have zero gradients.
+    """
+
+    def __init__(
+        self,
+        form: AffineSolverAffine,
+        *,
+        solver: Any = None,
+        solver_args: Mapping[str, Any] | None = None,
+        gradient: Literal["exact", "smoothed"] = "exact",
+        smoothing: float = SMOOTHING,
+        on_failure: Literal["raise", "nan"] = "raise",
+    ) -> None:
+        if gradient not in ("exact", "smoothed"):
+            raise SettingsError(f"gradient should be 'exact' or 'smoothed'; got {gradient!r}.")
+        if on_failure not in ("raise", "nan"):
+            raise SettingsError(f"on_failure should be 'raise' or 'nan'; got {on_failure!r}.")
+        if not smoothing > 0:
+            raise SettingsError(f"smoothing should be positive; got {smoothing!r}.")
+        self.form, self.on_failure, self.gradient = form, on_failure, gradient
+        self.solver_args = dict(solver_args or {})
+        self.mu = smoothing if gradient == "smoothed" else 0.0
+        self.reduction = _reduction(form)
+        self.plan = choose(self.reduction.program, solver=solver, settings=self.solver_args)
+        self._maps = {self.plan.solver: SolutionMap(form, self.plan.solver, self.reduction, self.mu)}
+        self._readers = tuple(_Reader(output, self.reduction) for output in form.outputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "form": self.form,
+            "solver": self.plan.requested,
+            "solver_args": self.solver_args,
+            "gradient": self.gradient,
+            "smoothing": self.mu or SMOOTHING,
+            "on_failure": self.on_failure,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state.pop("form"), **state)
+
+    # inputs
+
+    def batch_shape(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        """The batch dimensions of a call with parameters of these shapes.
+
+        Raises
+        ------
+        ShapeError
+            The number of parameters is wrong, a shape does not end in the parameter's, or batches do not broadcast.
+        """
+        parameters = self.form.parameters
+        if len(shapes) != len(parameters):
+            names = ", ".join(f"'{p.name}'" for p in parameters)
+            raise ShapeError(f"expected {len(parameters)} parameters ({names}); got {len(shapes)}.")
+        batch: tuple[int, ...] = ()
+        for parameter, shape in zip(parameters, shapes, strict=True):
+            k = len(parameter.shape)
+            lead = shape[: len(shape) - k]
+            if shape[len(shape) - k :] != parameter.shape or len(shape) < k:
+                raise ShapeError(
+                    f"parameter '{parameter.name}' should end in {parameter.shape}; got {tuple(shape)}. "
+                    "Batch dimensions come first."
+                )
+            if lead != batch:
+                try:
+                    batch = np.broadcast_shapes(batch, lead)
+                except ValueError:
+                    raise ShapeError(
+                        f"the batch dimensions {lead} of parameter '{parameter.name}' do not broadcast with {batch}, "
+                        "those of the parameters before it."
+                    ) from None
+        return batch
+
+    def vectors(self, values: Sequence[np.ndarray], batch_shape: tuple[int, ...]) -> list[np.ndarray]:
+        """Parameter values to the vectors of the canonical form: (size,) if shared, else (batch, size), float64.
+
+        Values outside the parameter's domain become NaN, which fails their element alone.
+        """
+        return [_vector(p, v, batch_shape) for p, v in zip(self.form.parameters, values, strict=True)]
+
+    # forward
+
+    def solve(
+        self,
+        values: Sequence[np.ndarray],
+        batch_shape: tuple[int, ...],
+        *,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: Point | None = None,
+        on_failure: str | None = None,
+    ) -> Point:
+        """Solve for these parameter values."""
+        batch = int(np.prod(batch_shape, dtype=int))
+        map_ = self._map(solver_args)
+        warm = None if warm_start is None or warm_start.batch != batch else warm_start.solution
+        point = map_.solve(self.vectors(values, batch_shape), batch, warm)
+        if point.failed is not None and (on_failure or self.on_failure) == "raise":
+            raise _failure(point, batch_shape)
+        return point
+
+    def _map(self, solver_args: Mapping[str, Any] | None) -> SolutionMap:
+        if not solver_args:
+            return self._maps[self.plan.solver]
+        solver = choose(
+            self.reduction.program, solver=self.plan.requested, settings={**self.solver_args, **solver_args}
+        ).solver
+        found = self._maps.get(solver)
+        if found is None:
+            found = self._maps[solver] = SolutionMap(self.form, solver, self.reduction, self.mu)
+        return found
+
+    def outputs(self, point: Point, batch_shape: tuple[int, ...]) -> list[np.ndarray]:
+        """The variables asked for, (*batch, *shape), NaN where an element failed."""
+        return [reader(point).reshape(*batch_shape, *reader.output.shape) for reader in self._readers]
+
+    def objective(self, point: Point) -> np.ndarray:
+        """The optimal value, (batch,)."""
+        value = self.form.sense * point.value
+        return np.exp(value) if self.form.transform == "exp" else value
+
+    # derivatives
+
+    def vjp(
+        self,
+        point: Point,
+        cotangents: Sequence[np.ndarray | None],
+        value: np.ndarray | None,
+        batch_shape: tuple[int, ...],
+        shapes: Sequence[tuple[int, ...]],
+        wanted: Collection[int],
+    ) -> tuple[dict[int, np.ndarray], Certificate | None]:
+        """Cotangents of the outputs and of the optimal value to gradients of the parameters in ``wanted``."""
+        g: dict[str, np.ndarray | None] = {"x": None, "z": None, "s": None}
+        for reader, cotangent in zip(self._readers, cotangents, strict=True):
+            if cotangent is not None:
+                part = reader.transpose(point, cotangent.reshape(point.batch, -1))
+                source = reader.output.source
+                g[source] = part if g[source] is None else g[source] + part
+        if value is not None:
+            value = value.reshape(point.batch) * self.form.sense
+            if self.form.transform == "exp":
+                value = value * self.objective(point)
+        grads, certificate = self._maps_of(point).vjp(point, g["x"], g["z"], g["s"], value, wanted)
+        out = {}
+        for p, grad in grads.items():
+            parameter = self.form.parameters[p]
+            if grad is None:
+                grad = np.zeros(parameter.size)
+            elif parameter.transform == "log":
+                grad = grad / np.exp(point.vectors[p])
+            out[p] = _unvector(parameter, grad, batch_shape, shapes[p])
+        return out, certificate
+
+    def jvp(
+        self, point: Point, tangents: Sequence[np.ndarray | None], batch_shape: tuple[int, ...]
+    ) -> tuple[list[np.ndarray], np.ndarray, Certificate]:
+        """Tangents of the parameters (None for zero) to those of the outputs and of the optimal value (batch,)."""
+        vectors = []
+        for p, tangent in zip(range(len(tangents)), tangents, strict=True):
+            parameter = self.form.parameters[p]
+            if tangent is not None:
+                tangent = _flat(parameter, tangent, batch_shape)
+                if parameter.transform == "log":
+                    tangent = tangent / np.exp(point.vectors[p])
+            vectors.append(tangent)
+        dx, dz, ds, dvalue, certificate = self._maps_of(point).jvp(point, vectors)
+        d = {"x": dx, "z": dz, "s": ds}
+        outputs = [
+            reader.linear(point, d[reader.output.source]).reshape(*batch_shape, *reader.output.shape)
+            for reader in self._readers
+        ]
+        dvalue = self.form.sense * dvalue
+        return outputs, dvalue * self.objective(point) if self.form.transform == "exp" else dvalue, certificate
+
+    def _maps_of(self, point: Point) -> SolutionMap:
+        return self._maps[self.plan.solver]
+
+    def __repr__(self) -> str:
+        program = self.form.program
+        parameters = ", ".join(f"{p.name}{_shape(p.shape)}" for p in self.form.parameters)
+        outputs = ", ".join(f"{o.name}{_shape(o.shape)}" for o in self.form.outputs)
+        return (
+            f"({parameters or 'no parameters'}) -> ({outputs or 'no variables'})\n"
+            f"  program: {program.n} variables, {program.m} rows"
+            f", reduced to {self.reduction.program.n} and {self.reduction.program.m}\n"
+            f"  solver: {self.plan.solver} ({self.plan.reason})\n"
+            f"  gradient: {self.gradient}, on_failure: {self.on_failure}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """One output, read from the reduced solution where that holds all it needs."""
+
+    output: Output
+    reduction: Direct | Elimination
+
+    def __post_init__(self) -> None:
+        reduced = None
+        if isinstance(self.reduction, Elimination):
+            kept = self.reduction.kept if self.output.source == "x" else self.reduction.rows
+            reduced = _restricted(self.output.map, kept, self.output.source == "s")
+        object.__setattr__(self, "reduced", reduced)
+
+    def __call__(self, point: Point) -> np.ndarray:
+        source = self.output.source
+        if self.reduced is not None:
+            values = self.reduced([getattr(point.solution, source)])
+        else:
+            values = self.output.map([getattr(point, source)])
+        if values.ndim == 1:
+            values = np.tile(values, (point.batch, 1))
+        if self.output.transform == "exp":
+            values = np.exp(values)
+        if point.failed is not None:
+            values = np.where(point.failed[:, None], np.nan, values)
+        return _complex(values) if self.output.complex else values
+
+    def transpose(self, point: Point, cotangent: np.ndarray) -> np.ndarray:
+        if self.output.complex:
+            cotangent = _pairs(cotangent.astype(np.complex128, copy=False))
+        cotangent = cotangent.astype(np.float64, copy=False)
+        if self.output.transform == "exp":
+            cotangent = cotangent * self(point)
+        out = self.output.map.transpose(0, cotangent)
+        size = getattr(point, self.output.source).shape[-1]
+        return np.zeros((*cotangent.shape[:-1], size)) if out is None else out
+
+    def linear(self, point: Point, tangent: np.ndarray) -> np.ndarray:
+        out = self.output.map.linear([tangent])
+        if out is None:
+            out = np.zeros((*tangent.shape[:-1], self.output.map.size))
+        if self.output.transform == "exp":
+            out = out * self(point)
+        return _complex(out) if self.output.complex else out
+
+
+def _reduction(form: AffineSolverAffine) -> Direct | Elimination:
+    program = form.program
+    if program.n + program.m <= 4 * DENSE_LIMIT:
+        elimination = Elimination(program, form.lift, form.auxiliary)
+        if elimination.program.n + elimination.program.m <= DENSE_LIMIT:
+            return elimination
+    return Direct(program, form.lift)
+
+
+def _restricted(map_: AffineMap, kept: np.ndarray, drop: bool) -> AffineMap | None:
+    """The map as one of the kept entries alone; None if it reads others that may not be dropped."""
+    if not map_.blocks:
+        return map_
+    matrix = map_.blocks[0].matrix
+    small = matrix[:, kept]
+    return AffineMap(map_.constant, {0: small}) if drop or small.nnz == matrix.nnz else None
+
+
+def _vector(parameter: Parameter, value: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
+    flat = _flat(parameter, value, batch_shape)
+    if parameter.domain or parameter.transform == "log":
+        bad = _outside(parameter, flat)
+        if bad.any():
+            flat = np.where(bad[..., None], np.nan, flat)
+        if parameter.transform == "log":
+            flat = np.log(flat)
+    return flat
+
+
+def _flat(parameter: Parameter, value: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
+    """(*lead, *shape) to (size,) where shared, else (batch, size)."""
+    lead = value.shape[: value.ndim - len(parameter.shape)]
+    if parameter.complex:
+        value = _pairs(np.ascontiguousarray(value, dtype=np.complex128).reshape(*lead, -1))
+    else:
+        value = np.asarray(value, dtype=np.float64)
+    if not any(k != 1 for k in lead):
+        return value.reshape(-1)
+    if lead != batch_shape:
+        value = np.broadcast_to(value.reshape(*lead, -1), (*batch_shape, parameter.size))
+    return value.reshape(-1, parameter.size) if parameter.size else np.zeros((int(np.prod(batch_shape)), 0))
+
+
+def _unvector(
+    parameter: Parameter, grad: np.ndarray, batch_shape: tuple[int, ...], shape: tuple[int, ...]
+) -> np.ndarray:
+    """The transpose of `_flat`: sums over what was broadcast."""
+    lead = shape[: len(shape) - len(parameter.shape)]
+    if grad.ndim == 2:
+        grad = grad.reshape(*batch_shape, parameter.size)
+        if lead != batch_shape:
+            extra = len(batch_shape) - len(lead)
+            ones = tuple(extra + i for i, k in enumerate(lead) if k == 1)
+            grad = grad.sum((*range(extra), *ones))
+    if parameter.complex:
+        grad = _complex(grad)
+    return grad.reshape(shape)
+
+
+def _outside(parameter: Parameter, flat: np.ndarray) -> np.ndarray:
+    """Which elements lie outside the parameter's domain by more than rounding."""
+    bad = np.zeros(flat.shape[:-1], bool)
+    slack = 1e-6 * (1.0 + np.abs(flat).max(-1, initial=0.0))
+    for attribute in (*parameter.domain, *(("pos",) if parameter.transform == "log" else ())):
+        if attribute == "nonneg":
+            bad |= flat.min(-1, initial=0.0) < -slack
+        elif attribute == "nonpos":
+            bad |= flat.max(-1, initial=0.0) > slack
+        elif attribute == "pos":
+            strict = parameter.transform == "log"
+            bad |= (flat <= 0).any(-1) if strict else flat.min(-1, initial=0.0) < -slack
+        elif attribute == "neg":
+            bad |= flat.max(-1, initial=0.0) > slack
+        elif attribute in ("PSD", "NSD"):
+            n = parameter.shape[-1]
+            matrix = (_complex(flat) if parameter.complex else flat).reshape(*flat.shape[:-1], *parameter.shape)
+            finite = np.isfinite(flat).all(-1)
+            matrix = np.where(finite[..., None, None], matrix, np.eye(n))
+            sign = 1.0 if attribute == "PSD" else -1.0
+            eigenvalues = np.linalg.eigvalsh(sign * (matrix + matrix.swapaxes(-1, -2).conj()) / 2)
+            bad |= eigenvalues.min(-1, initial=0.0) < -slack * n
+    return bad
+
+
+def _failure(point: Point, batch_shape: tuple[int, ...]) -> SolverError:
+    failed = np.flatnonzero(point.failed)
+    statuses = [Status(int(k)) for k in point.solution.status[failed]]
+    indices = [tuple(int(k) for k in np.unravel_index(i, batch_shape)) if batch_shape else () for i in failed]
+    indices = [i[0] if len(i) == 1 else i for i in indices]
+    kinds = {}
+    for index, status in zip(indices, statuses, strict=True):
+        kinds.setdefault(status, []).append(index)
+    lines = []
+    for status, members in kinds.items():
+        where = "" if not batch_shape else f" at {', '.join(map(str, members[:8]))}{', ...' if len(members) > 8 else ''}"
+        lines.append(f"{status.name}{where}: {status.advice}")
+    count = f"{len(failed)} of {point.batch} problems have" if batch_shape else "the problem has"
+    return SolverError(
+        f"{count} no solution. {'; '.join(lines)}. "
+        "With on_failure='nan' such elements are NaN with zero gradients, and the others go on.",
+        indices,
+        statuses,
+    )
+
+
+def _pairs(values: np.ndarray) -> np.ndarray:
+    """Complex (*, k) to real (*, 2k)."""
+    return np.ascontiguousarray(values).view(np.float64)
+
+
+def _complex(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values).view(np.complex128)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"[{', '.join(map(str, shape))}]" if shape else ""
+
+
+__all__ = ["Layer", "Plan"]

@@ -1,0 +1,219 @@
+"""The map from parameter vectors to conic solutions, and its derivatives: lift, reduce, solve, judge, differentiate.
+
+Vectors are float64 NumPy arrays, (size,) where the whole batch shares them, else (batch, size).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from cvxlayers.canonical.form import AffineSolverAffine
+from cvxlayers.conic.adjoint import Adjoint
+from cvxlayers.conic.affine import Lift
+from cvxlayers.conic.elimination import Blocks, Elimination
+from cvxlayers.conic.kkt import Certificate, DenseKKT, Spectrum, spectrum
+from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
+from cvxlayers.conic.sparse_kkt import SparseKKT, SparseSystem
+from cvxlayers.solvers.solver import Solver
+from cvxlayers.status import Status
+
+DENSE_LIMIT = 400  # variables plus constraints of the reduced program up to which one dense factor per element is faster
+
+
+class Direct:
+    """The reduction of a large program: none."""
+
+    def __init__(self, program: ConeProgram, lift: Lift) -> None:
+        self.program, self._lift = program, lift
+
+    def reduce(self, vectors: Sequence[np.ndarray], batch: int) -> tuple[ConeData, Blocks]:
+        lift = self._lift
+        P, q, A, b, r = (m(vectors) for m in (lift.P, lift.q, lift.A, lift.b, lift.r))
+        return ConeData(batch, P, q, A, b, r[..., 0]), Blocks()
+
+    def expand(self, blocks: Blocks, x: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return x, z
+
+    def expand_slack(self, s: np.ndarray) -> np.ndarray:
+        return s
+
+    def reduce_rhs(self, blocks: Blocks, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return gx, gz
+
+    def expand_solution(self, blocks: Blocks, gx, gz, wx, wz) -> tuple[np.ndarray, np.ndarray]:
+        return wx, wz
+
+
+@dataclass(eq=False)
+class Point:
+    """What one forward call leaves for the derivative: reduced data and solution, and how each element ended.
+
+    x, z and s are those of the full program, (batch, n) and (batch, m): NaN where an element failed.
+    """
+
+    reduction: Direct | Elimination
+    batch: int
+    vectors: Sequence[np.ndarray]
+    data: DenseData | ConeData
+    blocks: Blocks
+    solution: ConicSolution
+    kkt: DenseKKT | SparseKKT | None = field(default=None, repr=False)
+
+    @cached_property
+    def failed(self) -> np.ndarray | None:
+        """Mask of the elements without a solution, None if there are none."""
+        status = self.solution.status
+        failed = status > Status.INACCURATE
+        return failed if failed.any() else None
+
+    @cached_property
+    def full(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.reduction.expand(self.blocks, self.solution.x, self.solution.z)
+
+    @property
+    def x(self) -> np.ndarray:
+        return self.full[0]
+
+    @property
+    def z(self) -> np.ndarray:
+        return self.full[1]
+
+    @cached_property
+    def s(self) -> np.ndarray:
+        return self.reduction.expand_slack(self.solution.s)
+
+    @cached_property
+    def value(self) -> np.ndarray:
+        """(1/2) x'Px + q'x + r, (batch,)."""
+        x, d = self.solution.x, self.data
+        if isinstance(d, DenseData):
+            Px = (d.P @ x[..., None])[..., 0] if d.P.ndim == 3 else x @ d.P
+        else:
+            P = self.reduction.program.P
+            Px = np.stack([upper_times(P, d.element(i)[0], x[i]) for i in range(self.batch)]) if self.batch else x
+        return 0.5 * (Px * x).sum(-1) + (d.q * x).sum(-1) + d.r
+
+
+def upper_times(pattern, values: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """P x for the symmetric P whose upper triangle has these values."""
+    U = pattern.csc(values)
+    return U @ x + U.T @ x - U.diagonal() * x
+
+
+class SolutionMap:
+    """Parameter vectors to (x, z, s) and the optimal value of a program in ASA form, with derivatives.
+
+    ``mu`` > 0 smooths the derivative: the projection on the cone is replaced by its barrier-smoothed one.
+    """
+
+    def __init__(self, form: AffineSolverAffine, solver: Solver, reduction: Direct | Elimination, mu: float = 0.0):
+        self.form, self.solver, self.mu = form, solver, mu
+        self.reduction, self.program = reduction, reduction.program
+        self.adjoint = Adjoint(form.program, form.lift)
+        self.dense = isinstance(reduction, Elimination)
+        self.prepared = solver.prepare(self.program)
+        self._system: SparseSystem | None = None
+
+    def solve(self, vectors: Sequence[np.ndarray], batch: int, warm: ConicSolution | None = None) -> Point:
+        """Solve a batch; elements without a solution are NaN, with their status saying why."""
+        data, blocks = self.reduction.reduce(vectors, batch)
+        solution = self.prepared.solve(data, warm)
+        return Point(self.reduction, batch, vectors, data, blocks, solution)
+
+    def factor(self, point: Point) -> DenseKKT | SparseKKT:
+        """The linear system of the derivative at a point, factored once and kept."""
+        if point.kkt is None:
+            data, solution, failed = point.data, point.solution, point.failed
+            z, s = solution.z, solution.s
+            if failed is not None:  # a failed element becomes a trivial problem before anything is factored
+                z, s = np.where(failed[:, None], 0.0, z), np.where(failed[:, None], 1.0, s)
+                data = _trivial(data, failed)
+            if self.mu:
+                z, s = self.program.cone.smooth(z, s, self.mu)
+            D = spectrum(self.program, z, s, self.mu)
+            if isinstance(data, DenseData):
+                point.kkt = DenseKKT(data, D)
+            else:
+                point.kkt = SparseKKT(self._sparse_system(D), data, D)
+        return point.kkt
+
+    def _sparse_system(self, D: Spectrum) -> SparseSystem:
+        if self._system is None:
+            self._system = SparseSystem(self.program, tuple((start, size, V.shape[-3]) for start, size, V in D.bases))
+        return self._system
+
+    def _linear_solve(self, point: Point, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
+        rx, rz = self.reduction.reduce_rhs(point.blocks, gx, gz)
+        wx, wz, certificate = self.factor(point).solve(rx, rz)
+        wx, wz = self.reduction.expand_solution(point.blocks, gx, gz, wx, wz)
+        return wx, wz, certificate
+
+    def vjp(
+        self,
+        point: Point,
+        gx: np.ndarray | None,
+        gz: np.ndarray | None,
+        gs: np.ndarray | None,
+        value: np.ndarray | None,
+        wanted: Collection[int],
+    ) -> tuple[dict[int, np.ndarray | None], Certificate | None]:
+        """Gradients of the vectors in ``wanted`` for cotangents (*, batch, n), (*, batch, m) and (*, batch)."""
+        n, m = self.form.program.n, self.form.program.m
+        x, z, failed = point.x, point.z, point.failed
+        if failed is not None:
+            x, z = np.where(failed[:, None], 0.0, x), np.where(failed[:, None], 0.0, z)
+            gx, gz, gs = (None if g is None else np.where(failed[:, None], 0.0, g) for g in (gx, gz, gs))
+            value = None if value is None else np.where(failed, 0.0, value)
+        wx = wz = certificate = None
+        if gx is not None or gz is not None or gs is not None:
+            shape = np.broadcast_shapes(*(g.shape[:-1] for g in (gx, gz, gs) if g is not None))
+            gx = np.zeros((*shape, n)) if gx is None else gx
+            gz = np.zeros((*shape, m)) if gz is None else gz
+            if gs is not None:
+                gx = gx - self.adjoint.A_transposed(self._A(point), gs)
+            wx, wz, certificate = self._linear_solve(point, gx, gz)
+            if failed is not None:
+                wx, wz = np.where(failed[:, None], 0.0, wx), np.where(failed[:, None], 0.0, wz)
+        shared = [v.ndim == 1 for v in point.vectors]
+        return self.adjoint.pull(x, z, wx, wz, gs, value, wanted, shared), certificate
+
+    def jvp(self, point: Point, tangents: Sequence[np.ndarray | None]):
+        """(dx, dz, ds, dvalue, certificate) for tangents (size,) or (*, batch, size); None is a zero tangent."""
+        x, z, failed = point.x, point.z, point.failed
+        if failed is not None:
+            x, z = np.where(failed[:, None], 0.0, x), np.where(failed[:, None], 0.0, z)
+        rx, rz, dvalue = self.adjoint.push(x, z, tangents)
+        if failed is not None:
+            rx, rz = np.where(failed[:, None], 0.0, rx), np.where(failed[:, None], 0.0, rz)
+        dx, dz, certificate = self._linear_solve(point, rx, rz)
+        A = self._A(point)
+        ds = rz - self.adjoint.A_times(A, dx)
+        if failed is not None:
+            dx, dz, ds = (np.where(failed[:, None], np.nan, d) for d in (dx, dz, ds))
+            dvalue = np.where(failed, np.nan, dvalue)
+        return dx, dz, ds, dvalue, certificate
+
+    def _A(self, point: Point) -> np.ndarray:
+        """Values of the full A, finite at failed elements."""
+        A = self.form.lift.A(point.vectors)
+        return A if point.failed is None else np.nan_to_num(A, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _trivial(data: DenseData | ConeData, failed: np.ndarray) -> DenseData | ConeData:
+    """The data with P and A of the failed elements replaced by constants that factor."""
+    if isinstance(data, DenseData):
+        P = _replace(data.P, failed, np.eye(data.q.shape[-1]), data.P.ndim == 3)
+        return replace(data, P=P, A=_replace(data.A, failed, 0.0, data.A.ndim == 3))
+    return replace(
+        data, P=_replace(data.P, failed, 0.0, data.P.ndim == 2), A=_replace(data.A, failed, 0.0, data.A.ndim == 2)
+    )
+
+
+def _replace(values: np.ndarray, failed: np.ndarray, by: np.ndarray | float, batched: bool) -> np.ndarray:
+    if not batched:
+        return values if np.isfinite(values).all() else np.broadcast_to(by, values.shape)
+    return np.where(failed.reshape(-1, *(1,) * (values.ndim - 1)), by, values)
