@@ -12,8 +12,8 @@ import cvxlayers
 PAGE = Path(__file__).parent / "api.md"
 HEAD = """# Public interface
 
-Written by `make docs` from the docstrings. The names that a module lists in `__all__` are public; everything else may change.
-`help(name)` in Python shows the whole docstring.
+Written by `make docs` from the docstrings. The names that a module lists in `__all__` are public; everything else may
+change. `help(name)` in Python shows the whole docstring.
 """
 
 
