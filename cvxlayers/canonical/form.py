@@ -15,22 +15,23 @@ from cvxlayers.conic.program import ConeProgram
 class Parameter:
     """One parameter of the problem, as the caller sees it.
 
-    Its *vector* is the value in C order, after ``transform``, as float64; of a complex parameter the value seen as
-    pairs (real, imaginary), so twice as long. Attributes (symmetric, diag, sparsity, ...) are part of the lift: a
-    symmetric parameter enters as (S + S')/2, so the gradient is the projection on symmetric matrices.
+    Its *vector* is the value in C order, after ``transform``, as float64. Of a complex parameter it is the value seen
+    as pairs (real, imaginary), so twice as long; for the transform "both" it is the value and then its logarithm.
+    Attributes (symmetric, diag, sparsity, ...) are part of the lift: a symmetric parameter enters as (S + S')/2, so
+    the gradient is the projection on symmetric matrices.
     ``domain`` lists the CVXPY attributes whose violation makes the problem meaningless ('nonneg', 'pos', 'PSD', ...).
     """
 
     name: str
     shape: tuple[int, ...]
-    transform: Literal["identity", "log"] = "identity"
+    transform: Literal["identity", "log", "both"] = "identity"
     complex: bool = False
     domain: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
         """Length of the parameter's vector."""
-        return int(np.prod(self.shape, dtype=int)) * (2 if self.complex else 1)
+        return int(np.prod(self.shape, dtype=int)) * (2 if self.complex or self.transform == "both" else 1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,54 @@
+"""Geometric programs: the change of variables x = exp(u) that makes them convex."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import cvxpy as cp
+from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
+
+from cvxlayers.canonical.leaves import leaves, without_bounds
+from cvxlayers.canonical.rewrite import Rewriter
+
+
+@dataclass(frozen=True)
+class Logarithmic:
+    """A convex program in the logarithms of the variables; parameters enter as their logarithm, or as exponents.
+
+    ``variables`` and ``parameters`` take the ids of the user's leaves to the leaves that stand for their logarithm;
+    ``constraints`` start with the user's, in order.
+    """
+
+    objective: cp.Minimize | cp.Maximize
+    constraints: list[cp.Constraint]
+    count: int
+    variables: Mapping[int, cp.Variable]
+    parameters: Mapping[int, cp.Parameter]
+
+
+def take_logarithms(objective: cp.Minimize | cp.Maximize, constraints: list[cp.Constraint]) -> Logarithmic:
+    """Rewrite a disciplined geometric program as a convex one."""
+    rewriter = Rewriter()
+    bare: dict[int, cp.Variable] = {}
+    bounds: list[cp.Constraint] = []
+    for leaf in leaves([objective.expr, *constraints]):
+        if isinstance(leaf, cp.Variable) and leaf.bounds is not None:
+            bare[leaf.id], implied = without_bounds(leaf)
+            rewriter.replace(leaf, bare[leaf.id])
+            bounds += implied
+    inner = [rewriter.constraint(constraint) for constraint in constraints]
+    program = cp.Problem(type(objective)(rewriter.expression(objective.expr)), inner + bounds + rewriter.extra)
+    reduction = Dgp2Dcp()
+    convex, inverse = reduction.apply(program)
+    variables = {old.id: new for old, new in reduction.canon_methods._variables.items()}
+    by_id = {constraint.id: constraint for constraint in convex.constraints}
+    kept = [by_id[inverse.cons_id_map[constraint.id]] for constraint in inner]
+    ids = {constraint.id for constraint in kept}
+    return Logarithmic(
+        objective=convex.objective,
+        constraints=kept + [constraint for constraint in convex.constraints if constraint.id not in ids],
+        count=len(kept),
+        variables={**variables, **{identity: variables[v.id] for identity, v in bare.items() if v.id in variables}},
+        parameters={old.id: new for old, new in reduction.canon_methods._parameters.items()},
+    )

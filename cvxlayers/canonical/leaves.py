@@ -1,0 +1,194 @@
+"""Replace parameters and complex variables by plain real ones, and remember the linear maps between them.
+
+After `lower_leaves` every parameter of the problem is real and free of structure (symmetric, diag, sparsity), and every
+variable is real; what CVXPY may still expand are the real attributes of variables. This is what makes the gradient
+of a structured parameter the projection on its structure: the map to the plain parameter averages mirrored entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cvxpy as cp
+import numpy as np
+import scipy.sparse as sp
+from cvxpy.atoms.affine.wraps import hermitian_wrap, nsd_wrap, psd_wrap, symmetric_wrap
+
+from cvxlayers.canonical.rewrite import Rewriter
+
+SIGNS = ("nonneg", "nonpos", "pos", "neg")
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A leaf written with plain real leaves: its vector is the sum of expand @ (plain value in C order).
+
+    ``reduce`` is the map back, orthogonal to what the structure forbids: plain value in Fortran order, which is how
+    CVXPY stacks parameters, = reduce @ vector.
+    """
+
+    plain: tuple[cp.Parameter | cp.Variable, ...]
+    expand: tuple[sp.csr_array, ...]
+    reduce: tuple[sp.csr_array, ...]
+    expression: cp.Expression
+
+
+def is_structured(leaf: cp.Parameter | cp.Variable) -> bool:
+    """Does the leaf hold fewer free numbers than its shape says?"""
+    return any(leaf.attributes[key] for key in ("symmetric", "PSD", "NSD", "diag", "sparsity", "hermitian"))
+
+
+def split(leaf: cp.Parameter | cp.Variable) -> Pieces:
+    """Write a structured or complex leaf with plain real leaves of the same kind."""
+    if not leaf.is_complex():
+        plain, expand, reduce, expression = _part(leaf, "real", 1, 0)
+        return Pieces((plain,), (expand,), (reduce,), _declare(leaf, expression))
+    parts = [] if leaf.is_imag() else [(1.0, _part(leaf, "real", 2, 0))]
+    parts.append((1j, _part(leaf, "imag", 2, 1)))
+    parts = [(unit, part) for unit, part in parts if part[0].size]
+    expression = sum(unit * part[3] for unit, part in parts) if parts else cp.Constant(np.zeros(leaf.shape))
+    return Pieces(
+        tuple(part[0] for _, part in parts),
+        tuple(part[1] for _, part in parts),
+        tuple(part[2] for _, part in parts),
+        _declare(leaf, expression),
+    )
+
+
+def _part(leaf, name: str, stride: int, start: int):
+    """The real or imaginary part of a leaf: plain leaf, expand, reduce, expression."""
+    size = leaf.size
+    fortran = np.arange(size).reshape(leaf.shape).ravel(order="F")
+    place = sp.csr_array((np.ones(size), (start + stride * np.arange(size), np.arange(size))), (stride * size, size))
+    kind = type(leaf)
+    signs = {key: True for key in SIGNS if leaf.attributes[key]}
+    label = leaf.name() if stride == 1 else f"{name}({leaf.name()})"
+    fill, pick = _structure(leaf, imaginary=name == "imag")
+    if fill is None:
+        plain = kind(leaf.shape, name=label, **signs)
+        order = sp.csr_array((np.ones(size), (np.arange(size), fortran)), (size, size))
+        return plain, place, sp.csr_array(order @ place.T), plain
+    plain = kind(fill.shape[1], name=label, **signs)
+    expression = cp.reshape(cp.Constant(fill[fortran]) @ plain, leaf.shape, order="F") if plain.size else None
+    return plain, sp.csr_array(place @ fill), sp.csr_array(pick @ place.T), expression
+
+
+def _structure(leaf, imaginary: bool) -> tuple[sp.csr_array, sp.csr_array] | tuple[None, None]:
+    """fill and pick with (value in C order) = fill @ reduced and reduced = pick @ value; None for a full leaf."""
+    attributes, size = leaf.attributes, leaf.size
+    index = np.arange(size).reshape(leaf.shape)
+    hermitian = attributes["hermitian"] or (leaf.is_complex() and (attributes["PSD"] or attributes["NSD"]))
+    if hermitian or attributes["symmetric"] or attributes["PSD"] or attributes["NSD"]:
+        sign = -1.0 if hermitian and imaginary else 1.0
+        mirror = np.swapaxes(index, -1, -2)
+        upper = (index < mirror) if sign < 0 else (index <= mirror)
+        a, b = index[upper], mirror[upper]
+        k, ones = np.arange(len(a)), np.ones(len(a))
+        off = a != b
+        fill = sp.csr_array(
+            (np.r_[ones, sign * ones[off]], (np.r_[a, b[off]], np.r_[k, k[off]])),
+            (size, len(a)),
+        )
+        pick = sp.csr_array((0.5 * np.r_[ones, sign * ones], (np.r_[k, k], np.r_[a, b])), (len(a), size))
+        return fill, pick
+    if attributes["sparsity"]:
+        kept = index[tuple(np.asarray(axis) for axis in leaf.sparse_idx)].ravel()
+    elif attributes["diag"]:
+        kept = np.diagonal(index, axis1=-2, axis2=-1).ravel()
+    else:
+        return None, None
+    fill = sp.csr_array((np.ones(len(kept)), (kept, np.arange(len(kept)))), (size, len(kept)))
+    return fill, sp.csr_array(fill.T)
+
+
+def _declare(leaf, expression: cp.Expression) -> cp.Expression:
+    """Tell CVXPY what the expression is known to be, where it cannot see it."""
+    if len(leaf.shape) != 2:
+        return expression
+    if leaf.attributes["PSD"]:
+        return psd_wrap(expression)
+    if leaf.attributes["NSD"]:
+        return nsd_wrap(expression)
+    if leaf.attributes["hermitian"]:
+        return hermitian_wrap(expression)
+    if leaf.attributes["symmetric"] or leaf.attributes["diag"]:
+        return expression if leaf.is_complex() else symmetric_wrap(expression)
+    return expression
+
+
+def lower_leaves(
+    objective: cp.Expression, constraints: Sequence[cp.Constraint]
+) -> tuple[cp.Expression, list[cp.Constraint], list[cp.Constraint], dict[int, Pieces]]:
+    """The problem without structured parameters, complex variables and zero-sized leaves.
+
+    Returns the objective, the constraints in the same order and with the same ids, the constraints that the
+    attributes of the replaced variables imply, and by leaf id the pieces of each leaf that was replaced.
+    """
+    rewriter = Rewriter()
+    pieces: dict[int, Pieces] = {}
+    implied: list[cp.Constraint] = []
+    for leaf in leaves([objective, *constraints]):
+        variable = isinstance(leaf, cp.Variable)
+        if leaf.size == 0:
+            rewriter.replace(leaf, cp.Constant(np.zeros(leaf.shape)))
+        elif leaf.is_complex() or (is_structured(leaf) and not variable):
+            pieces[leaf.id] = split(leaf)
+            rewriter.replace(leaf, pieces[leaf.id].expression)
+            if variable and leaf.attributes["PSD"]:
+                implied.append(pieces[leaf.id].expression >> 0)
+            if variable and leaf.attributes["NSD"]:
+                implied.append(pieces[leaf.id].expression << 0)
+    for leaf in leaves([objective, *constraints]):
+        if isinstance(leaf, cp.Variable) and leaf.size and _has_parametric_bounds(leaf):
+            bare, bounds = without_bounds(leaf)
+            rewriter.replace(leaf, bare)
+            pieces[leaf.id] = Pieces((bare,), (sp.eye_array(bare.size, format="csr"),), (), bare)
+            implied += [rewriter.constraint(bound) for bound in bounds]
+    objective = rewriter.expression(objective)
+    rewritten = [rewriter.constraint(constraint) for constraint in constraints]
+    return objective, rewritten, implied + rewriter.extra, pieces
+
+
+def leaves(nodes: Sequence[cp.Expression | cp.Constraint]) -> list[cp.Parameter | cp.Variable]:
+    """Every parameter and variable, also those inside of partial problems and of bounds, once each."""
+    found: dict[int, cp.Parameter | cp.Variable] = {}
+    seen: set[int] = set()
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, cp.Problem):
+            stack += [node.objective.expr, *node.constraints]
+        elif isinstance(node, (cp.Parameter, cp.Variable)):
+            found[node.id] = node
+            if isinstance(node, cp.Variable) and _has_parametric_bounds(node):
+                stack += [bound for bound in node.bounds if isinstance(bound, cp.Expression)]
+        else:
+            stack += node.args
+    return list(found.values())
+
+
+def _has_parametric_bounds(variable: cp.Variable) -> bool:
+    return variable.bounds is not None and any(isinstance(bound, cp.Expression) for bound in variable.bounds)
+
+
+def without_bounds(variable: cp.Variable) -> tuple[cp.Variable, list[cp.Constraint]]:
+    """The variable without its bounds, and the bounds as constraints."""
+    attributes = {key: value for key, value in variable.attributes.items() if key != "bounds" and value}
+    bare = cp.Variable(variable.shape, name=variable.name(), **attributes)
+    constraints = []
+    for bound, lower in zip(variable.bounds, (True, False), strict=True):
+        part, limit = bare, bound
+        if not isinstance(bound, cp.Expression):
+            limit = np.broadcast_to(bound.toarray() if sp.issparse(bound) else bound, variable.shape)
+            # A positive variable has no use for a lower bound that is not positive, and geometric programs forbid it.
+            active = np.isfinite(limit) & ((limit > 0) | (not lower) | (not attributes.get("pos", False)))
+            if not active.any():
+                continue
+            if not active.all():
+                part, limit = bare[active], limit[active]
+        constraints.append(part >= limit if lower else part <= limit)
+    return bare, constraints
