@@ -69,7 +69,9 @@ class _Prepared(Prepared):
         P, A = (p.csc(np.ones(p.nnz)) for p in (self.program.P, self.program.A))
         return clarabel.DefaultSolver(P, np.zeros(self.program.n), A, np.ones(self.program.m), cones, settings)
 
-    def _worker(self, data: ConeData, warm: ConicSolution | None, out: ConicSolution) -> Callable[[Sequence[int]], None]:
+    def _worker(
+        self, data: ConeData, warm: ConicSolution | None, out: ConicSolution
+    ) -> Callable[[Sequence[int]], None]:
         def solve(elements: Sequence[int]) -> None:
             workspace = self._free.pop() if self._free else self._workspace()
             P, q, A, b, d, e, c = self._equilibration(_part(data, elements))

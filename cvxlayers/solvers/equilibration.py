@@ -22,7 +22,7 @@ class Equilibration:
     solution of the scaled program stands for x = D x, z = E z / c, s = E^-1 s.
     """
 
-    def __init__(self, program: ConeProgram, sweeps: int = 10) -> None:
+    def __init__(self, program: ConeProgram, sweeps: int = 4) -> None:
         self.program, self.sweeps = program, sweeps
         self.by_col = _Segments(program.A.cols)
         self.by_row = _Segments(program.A.rows)

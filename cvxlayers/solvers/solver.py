@@ -84,7 +84,9 @@ class Solver(ABC):
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            object.__setattr__(self, f.name, f.metadata["rule"].check(type(self).__name__, f.name, getattr(self, f.name)))
+            object.__setattr__(
+                self, f.name, f.metadata["rule"].check(type(self).__name__, f.name, getattr(self, f.name))
+            )
 
     @classmethod
     def is_available(cls) -> bool:
