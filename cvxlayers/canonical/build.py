@@ -65,8 +65,9 @@ def build(
         logarithms, log_parameters = convex.variables, convex.parameters
     expression, constraints, implied, pieces = lower_leaves(objective.expr, constraints)
     lowered, arguments = [], []
-    for constraint in constraints:
-        real, parts = lower_constraint(constraint)
+    imaginary = [constraint.is_imag() for constraint in user]
+    for k, constraint in enumerate(constraints):
+        real, parts = lower_constraint(constraint, k < len(user) and imaginary[k])
         lowered += real
         arguments.append(parts)
     known = dict(zip((constraint.id for constraint in user), arguments[: len(user)], strict=True))

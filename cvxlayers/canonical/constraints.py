@@ -16,8 +16,8 @@ CONES = (cp.Zero, cp.NonNeg, SOC, cp.PSD, cp.ExpCone, PowCone3D)
 class Term:
     """Entries of a dual variable or slack that are entries of an argument of a lowered constraint.
 
-    output[target] += weight * (multiplier or value of the argument)[index], where ``index`` counts the argument in
-    C order. The weight is ``dual`` for the dual variable and ``slack`` for the slack.
+    output[target] += weight * (multiplier or value of the argument)[index], where ``index`` counts the rows that CVXPY
+    makes of the argument. The weight is ``dual`` for the dual variable and ``slack`` for the slack.
     """
 
     constraint: int
@@ -37,9 +37,12 @@ class Argument:
     complex: bool = False
 
 
-def lower_constraint(constraint: cp.Constraint) -> tuple[list[cp.Constraint], list[Argument] | None]:
+def lower_constraint(
+    constraint: cp.Constraint, imaginary: bool = False
+) -> tuple[list[cp.Constraint], list[Argument] | None]:
     """The same constraint as real ones that CVXPY keeps one by one, and one Argument for each of its dual variables.
 
+    ``imaginary`` says that the arguments have no real part, which leaves nothing to ask of it.
     None in place of the arguments says that CVXPY approximates the constraint, so that its dual is not known.
     """
     if constraint.size == 0:
@@ -50,14 +53,14 @@ def lower_constraint(constraint: cp.Constraint) -> tuple[list[cp.Constraint], li
         return _power_nd(constraint)
     if constraint.is_complex():
         if isinstance(constraint, (cp.Zero, cp.constraints.Equality)):
-            return _complex_equality(constraint)
+            return _complex_equality(constraint, imaginary)
         if isinstance(constraint, cp.PSD):
             return _hermitian(constraint)
         if isinstance(constraint, SOC):
             return _complex_soc(constraint)
     if isinstance(constraint, (*CONES, cp.constraints.Equality, cp.constraints.Inequality)):
         return [constraint], [
-            Argument(dual.shape, (_whole(constraint, j, dual.size),))
+            Argument(dual.shape, (_whole(constraint, j, dual.shape),))
             for j, dual in enumerate(constraint.dual_variables)
         ]
     return [constraint], None
@@ -90,23 +93,27 @@ def slack_layout(constraint: cp.Constraint) -> tuple[tuple[int, ...], list[np.nd
     return shape, parts
 
 
-def _whole(constraint: cp.Constraint, argument: int, size: int) -> Term:
-    everything = np.arange(size)
-    return Term(constraint.id, argument, everything, everything)
+def _rows(constraint: cp.Constraint, argument: int, shape: tuple[int, ...]) -> np.ndarray:
+    """The row of each entry of an argument: CVXPY stacks in Fortran order, after it has turned cones into columns."""
+    turned = isinstance(constraint, SOC) and constraint.axis == 1 and argument == 1
+    return np.arange(int(np.prod(shape, dtype=int))).reshape(shape, order="C" if turned else "F")
 
 
-def _complex_equality(constraint) -> tuple[list[cp.Constraint], list[Argument]]:
+def _whole(constraint: cp.Constraint, argument: int, shape: tuple[int, ...]) -> Term:
+    rows = _rows(constraint, argument, shape).ravel()
+    return Term(constraint.id, argument, rows, np.arange(len(rows)))
+
+
+def _complex_equality(constraint, imaginary: bool) -> tuple[list[cp.Constraint], list[Argument]]:
     left, right = (constraint.args[0], 0.0) if isinstance(constraint, cp.Zero) else constraint.args
     difference = left - right
-    shape, size = difference.shape, difference.size
-    everything = np.arange(size)
-    imaginary = cp.imag(difference) == 0
-    lowered, terms = [imaginary], [Term(imaginary.id, 0, everything, 2 * everything + 1)]
-    if not difference.is_imag():
-        real = cp.real(difference) == 0
-        lowered.append(real)
-        terms.append(Term(real.id, 0, everything, 2 * everything))
-    return lowered, [Argument(shape, tuple(terms), complex=True)]
+    lowered, terms = [cp.imag(difference) == 0], []
+    if not imaginary:
+        lowered.append(cp.real(difference) == 0)
+    target = 2 * np.arange(difference.size)
+    for part, offset in zip(lowered, (1, 0), strict=False):
+        terms.append(Term(part.id, 0, _rows(part, 0, difference.shape).ravel(), target + offset))
+    return lowered, [Argument(difference.shape, tuple(terms), complex=True)]
 
 
 def _hermitian(constraint: cp.PSD) -> tuple[list[cp.Constraint], list[Argument]]:
@@ -115,7 +122,7 @@ def _hermitian(constraint: cp.PSD) -> tuple[list[cp.Constraint], list[Argument]]
     n = matrix.shape[0]
     real, imaginary = cp.real(matrix), cp.imag(matrix)
     block = cp.bmat([[real, -imaginary], [imaginary, real]]) >> 0
-    index = np.arange(4 * n * n).reshape(2 * n, 2 * n)
+    index = _rows(block, 0, (2 * n, 2 * n))
     target = 2 * np.arange(n * n)
     terms = (
         Term(block.id, 0, index[:n, :n].ravel(), target, 1.0, 0.5),
@@ -132,12 +139,12 @@ def _complex_soc(constraint: SOC) -> tuple[list[cp.Constraint], list[Argument]]:
         x = cp.reshape(x, (1,), order="F")
     stack = cp.hstack if x.ndim == 1 or constraint.axis == 1 else cp.vstack
     lowered = SOC(t, stack([cp.real(x), cp.imag(x)]), axis=constraint.axis)
-    index = np.moveaxis(np.arange(2 * x.size).reshape(lowered.args[1].shape), constraint.axis, 0)
+    index = np.moveaxis(_rows(lowered, 1, lowered.args[1].shape), constraint.axis, 0)
     real, imaginary = (np.moveaxis(part, 0, constraint.axis).ravel() for part in np.split(index, 2))
     target = 2 * np.arange(x.size)
     terms = (Term(lowered.id, 1, real, target), Term(lowered.id, 1, imaginary, target + 1))
     shapes = [dual.shape for dual in constraint.dual_variables]
-    head = Argument(shapes[0], (_whole(lowered, 0, t.size),))
+    head = Argument(shapes[0], (_whole(lowered, 0, t.shape),))
     return [lowered], [head, Argument(shapes[1], terms, complex=True)]
 
 

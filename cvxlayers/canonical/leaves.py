@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
-from cvxpy.atoms.affine.wraps import hermitian_wrap, nsd_wrap, psd_wrap, symmetric_wrap
+from cvxpy.atoms.affine.wraps import hermitian_wrap, psd_wrap, symmetric_wrap
 
 from cvxlayers.canonical.rewrite import Rewriter
 
@@ -47,7 +47,9 @@ def split(leaf: cp.Parameter | cp.Variable) -> Pieces:
     parts = [] if leaf.is_imag() else [(1.0, _part(leaf, "real", 2, 0))]
     parts.append((1j, _part(leaf, "imag", 2, 1)))
     parts = [(unit, part) for unit, part in parts if part[0].size]
-    expression = sum(unit * part[3] for unit, part in parts) if parts else cp.Constant(np.zeros(leaf.shape))
+    # The zero real part of an imaginary leaf is written out: not every atom of CVXPY takes a missing one.
+    zero = cp.Constant(np.zeros(leaf.shape))
+    expression = sum((unit * part[3] for unit, part in parts), start=zero if leaf.is_imag() else cp.Constant(0.0))
     return Pieces(
         tuple(part[0] for _, part in parts),
         tuple(part[1] for _, part in parts),
@@ -104,17 +106,17 @@ def _structure(leaf, imaginary: bool) -> tuple[sp.csr_array, sp.csr_array] | tup
 
 def _declare(leaf, expression: cp.Expression) -> cp.Expression:
     """Tell CVXPY what the expression is known to be, where it cannot see it."""
+    attributes = leaf.attributes
     if len(leaf.shape) != 2:
         return expression
-    if leaf.attributes["PSD"]:
+    if leaf.is_complex():
+        hermitian = attributes["hermitian"] or attributes["PSD"] or attributes["NSD"]
+        return hermitian_wrap(expression) if hermitian else expression
+    if attributes["PSD"]:
         return psd_wrap(expression)
-    if leaf.attributes["NSD"]:
-        return nsd_wrap(expression)
-    if leaf.attributes["hermitian"]:
-        return hermitian_wrap(expression)
-    if leaf.attributes["symmetric"] or leaf.attributes["diag"]:
-        return expression if leaf.is_complex() else symmetric_wrap(expression)
-    return expression
+    if attributes["NSD"]:
+        return -psd_wrap(-expression)
+    return symmetric_wrap(expression) if attributes["symmetric"] or attributes["diag"] else expression
 
 
 def lower_leaves(

@@ -19,7 +19,7 @@ class Rows:
     """Where each row of CVXPY's "Ax + b in K" goes: s[target] += scale * (Ax + b).
 
     Every row has one target; the two mirrored entries of a positive semidefinite constraint share theirs.
-    ``arguments`` holds, for a constraint id and the number of an argument, the rows of that argument in C order.
+    ``arguments`` holds, for a constraint id and the number of an argument, the rows of that argument.
     """
 
     cone: Product
@@ -53,7 +53,7 @@ def arrange(constraints: Sequence[cp.Constraint]) -> Rows:
         sizes = [argument.size for argument in constraint.args]
         splits = np.split(np.arange(start, start + sum(sizes)), np.cumsum(sizes)[:-1])
         for j, rows in enumerate(splits):
-            arguments[constraint.id, j] = rows.reshape(constraint.args[j].shape, order="F").ravel()
+            arguments[constraint.id, j] = rows
         cones, places, weights = _place(constraint)
         target[start : start + sum(sizes)] = height + places
         scale[start : start + sum(sizes)] = weights

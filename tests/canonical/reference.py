@@ -34,7 +34,7 @@ def data(form: AffineSolverAffine, values):
     return P, form.lift.q(v), form.program.A.csc(form.lift.A(v)), form.lift.b(v), float(form.lift.r(v)[0])
 
 
-def solve(form: AffineSolverAffine, values, tol: float = 1e-9):
+def solve(form: AffineSolverAffine, values, tol: float = 1e-10):
     """The objective value and the outputs, by Clarabel."""
     P, q, A, b, r = data(form, values)
     settings = clarabel.DefaultSettings()
@@ -75,7 +75,7 @@ def dense(value) -> np.ndarray:
     return value.toarray() if sp.issparse(value) else np.asarray(value)
 
 
-def agrees(problem: cp.Problem, requested=None, gp: bool = False, tol: float = 1e-5, solver=cp.CLARABEL) -> None:
+def agrees(problem: cp.Problem, requested=None, gp: bool = False, tol: float = 1e-5) -> None:
     """Build, then let CVXPY solve; build again: both builds give CVXPY's objective, variables and duals.
 
     Parameters must have values and the solution must be unique.
@@ -83,7 +83,7 @@ def agrees(problem: cp.Problem, requested=None, gp: bool = False, tol: float = 1
     requested = problem.variables() if requested is None else requested
     parameters = problem.parameters()
     before = build(problem, parameters, requested, gp=gp)
-    value = problem.solve(solver=solver, gp=gp)
+    value = problem.solve(solver=cp.CLARABEL, gp=gp, tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
     assert problem.status in ("optimal", "optimal_inaccurate"), problem.status
     expected = [dense(variable.value) for variable in requested]
     after = build(problem, parameters, requested, gp=gp)
