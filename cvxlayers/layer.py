@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from cvxlayers.conic.affine import AffineMap
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import SettingsError, ShapeError, SolverError
+from cvxlayers.lift_recover import LiftRecover
 from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap
 from cvxlayers.solvers.choice import Plan, choose
 from cvxlayers.status import Status
@@ -179,7 +181,7 @@ class Layer:
             value = value.reshape(point.batch) * self.form.sense
             if self.form.transform == "exp":
                 value = value * self.objective(point)
-        grads, certificate = self._maps_of(point).vjp(point, g["x"], g["z"], g["s"], value, wanted)
+        grads, certificate = self._maps[self.plan.solver].vjp(point, g["x"], g["z"], g["s"], value, wanted)
         out = {}
         for p, grad in grads.items():
             parameter = self.form.parameters[p]
@@ -202,7 +204,7 @@ class Layer:
                 if parameter.transform == "log":
                     tangent = tangent / np.exp(point.vectors[p])
             vectors.append(tangent)
-        dx, dz, ds, dvalue, certificate = self._maps_of(point).jvp(point, vectors)
+        dx, dz, ds, dvalue, certificate = self._maps[self.plan.solver].jvp(point, vectors)
         d = {"x": dx, "z": dz, "s": ds}
         outputs = [
             reader.linear(point, d[reader.output.source]).reshape(*batch_shape, *reader.output.shape)
@@ -211,8 +213,39 @@ class Layer:
         dvalue = self.form.sense * dvalue
         return outputs, dvalue * self.objective(point) if self.form.transform == "exp" else dvalue, certificate
 
-    def _maps_of(self, point: Point) -> SolutionMap:
-        return self._maps[self.plan.solver]
+    @cached_property
+    def ends(self) -> LiftRecover:
+        """Lift and recover on any array library, for derivatives of the derivative."""
+        return LiftRecover(self.form)
+
+    def linear_solve(self, P, A, z, s, gx, gz, point: Point | None) -> tuple[np.ndarray, np.ndarray]:
+        """The system of the derivative at (P, A, z, s), for right-hand sides (*extra, *batch, n) and (*extra, *batch, m).
+
+        P and A hold the values of the full program, (*lead, nnz) with a lead that broadcasts to the batch of z. Where z
+        is the solution at ``point``, the factors kept there are used.
+        """
+        batch_shape = z.shape[:-1]
+        batch = int(np.prod(batch_shape, dtype=int))
+        n, m = self.form.program.n, self.form.program.m
+        lead = np.broadcast_shapes(gx.shape[:-1], gz.shape[:-1], batch_shape, P.shape[:-1], A.shape[:-1])
+        if lead[len(lead) - len(batch_shape) :] != batch_shape or len(P.shape) > z.ndim or len(A.shape) > z.ndim:
+            batch_shape, batch = lead, int(np.prod(lead, dtype=int))  # the right-hand sides share nothing
+            z, s = np.broadcast_to(z, (*lead, m)), np.broadcast_to(s, (*lead, m))
+        gx = np.broadcast_to(gx, (*lead, n)).reshape(-1, batch, n)
+        gz = np.broadcast_to(gz, (*lead, m)).reshape(-1, batch, m)
+        z, s = z.reshape(batch, m), s.reshape(batch, m)
+        map_ = self._maps[self.plan.solver]
+        if point is not None and point.batch == batch and _same(point, z):
+            wx, wz, _ = map_.linear_solve(point, gx, gz)
+        else:
+            P, A = (v if v.ndim == 1 else np.broadcast_to(v, (*batch_shape, v.shape[-1])).reshape(batch, -1) for v in (P, A))
+            wx, wz = self._full_map.linear_solve_at(P, A, z, s, gx, gz, batch)
+        return wx.reshape(*lead, n), wz.reshape(*lead, m)
+
+    @cached_property
+    def _full_map(self) -> SolutionMap:
+        """The map without substitution, for systems at data that did not come through the lift."""
+        return SolutionMap(self.form, self.plan.solver, Direct(self.form.program, self.form.lift), self.mu)
 
     def __repr__(self) -> str:
         program = self.form.program
@@ -272,6 +305,11 @@ class _Reader:
         if self.output.transform == "exp":
             out = out * self(point)
         return _complex(out) if self.output.complex else out
+
+
+def _same(point: Point, z: np.ndarray) -> bool:
+    kept = point.z if point.failed is None else np.where(point.failed[:, None], 0.0, point.z)
+    return np.array_equal(kept, z)
 
 
 def _reduction(form: AffineSolverAffine) -> Direct | Elimination:

@@ -132,21 +132,33 @@ class SolutionMap:
             if failed is not None:  # a failed element becomes a trivial problem before anything is factored
                 z, s = np.where(failed[:, None], 0.0, z), np.where(failed[:, None], 1.0, s)
                 data = _trivial(data, failed)
-            if self.mu:
-                z, s = self.program.cone.smooth(z, s, self.mu)
-            D = spectrum(self.program, z, s, self.mu)
-            if isinstance(data, DenseData):
-                point.kkt = DenseKKT(data, D)
-            else:
-                point.kkt = SparseKKT(self._sparse_system(D), data, D)
+            point.kkt = self._factor(data, z, s)
         return point.kkt
+
+    def _factor(self, data: DenseData | ConeData, z: np.ndarray, s: np.ndarray) -> DenseKKT | SparseKKT:
+        if self.mu:
+            z, s = self.program.cone.smooth(z, s, self.mu)
+        D = spectrum(self.program, z, s, self.mu)
+        if isinstance(data, DenseData):
+            return DenseKKT(data, D)
+        return SparseKKT(self._sparse_system(D), data, D)
+
+    def linear_solve_at(self, P, A, z, s, gx, gz, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The system at values P and A of the patterns and a primal-dual pair, for (*, batch, n) and (*, batch, m)."""
+        program = self.program
+        data: DenseData | ConeData = ConeData(
+            batch, P, np.zeros(program.n), A, np.zeros(program.m), np.zeros(())
+        )
+        if program.n + program.m <= DENSE_LIMIT:
+            data = program.dense(data)
+        return self._factor(data, z, s).solve(gx, gz)[:2]
 
     def _sparse_system(self, D: Spectrum) -> SparseSystem:
         if self._system is None:
             self._system = SparseSystem(self.program, tuple((start, size, V.shape[-3]) for start, size, V in D.bases))
         return self._system
 
-    def _linear_solve(self, point: Point, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
+    def linear_solve(self, point: Point, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
         rx, rz = self.reduction.reduce_rhs(point.blocks, gx, gz)
         wx, wz, certificate = self.factor(point).solve(rx, rz)
         wx, wz = self.reduction.expand_solution(point.blocks, gx, gz, wx, wz)
@@ -175,7 +187,7 @@ class SolutionMap:
             gz = np.zeros((*shape, m)) if gz is None else gz
             if gs is not None:
                 gx = gx - self.adjoint.A_transposed(self._A(point), gs)
-            wx, wz, certificate = self._linear_solve(point, gx, gz)
+            wx, wz, certificate = self.linear_solve(point, gx, gz)
             if failed is not None:
                 wx, wz = np.where(failed[:, None], 0.0, wx), np.where(failed[:, None], 0.0, wz)
         shared = [v.ndim == 1 for v in point.vectors]
@@ -189,7 +201,7 @@ class SolutionMap:
         rx, rz, dvalue = self.adjoint.push(x, z, tangents)
         if failed is not None:
             rx, rz = np.where(failed[:, None], 0.0, rx), np.where(failed[:, None], 0.0, rz)
-        dx, dz, certificate = self._linear_solve(point, rx, rz)
+        dx, dz, certificate = self.linear_solve(point, rx, rz)
         A = self._A(point)
         ds = rz - self.adjoint.A_times(A, dx)
         if failed is not None:

@@ -80,19 +80,10 @@ class Differential:
         """(1/2) x'Px + q'x + r."""
         return ((0.5 * self.P_times(P, x) + q) * x).sum(-1) + r[..., 0]
 
-    def push(self, x: Array, z: Array, tangents: Sequence[Array | None]) -> tuple[Array, Array]:
-        """Right-hand sides -(dP x + dA'z + dq) and db - dA x for tangents of the parameter vectors."""
-        dP, dq, dA, db = (m.linear(tangents) for m in (self.P, self.q, self.A, self.b))
-        rx, rz = x * 0.0, z * 0.0
-        if dP is not None:
-            rx = rx - self.P_times(dP, x)
-        if dA is not None:
-            rx, rz = rx - self.A_transposed(dA, z), rz - self.A_times(dA, x)
-        if dq is not None:
-            rx = rx - dq
-        if db is not None:
-            rz = rz + db
-        return rx, rz
+    def push(self, x: Array, z: Array, tangents: Sequence[Array]) -> tuple[Array, Array]:
+        """Right-hand sides -(dP x + dA'z + dq) and db - dA x for tangents (dP, dq, dA, db, ...) of the conic data."""
+        dP, dq, dA, db = tangents[:4]
+        return -(self.P_times(dP, x) + self.A_transposed(dA, z) + dq), db - self.A_times(dA, x)
 
     def pull(self, x: Array, z: Array, wx: Array, wz: Array) -> tuple[Array, Array, Array, Array]:
         """Cotangents of P, q, A and b for a solution w of the adjoint system."""

@@ -7,14 +7,15 @@ epsilon removes the perturbation, and leaves the minimum-norm part where the sys
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
 from cvxlayers.conic.kkt import Certificate, Spectrum
 from cvxlayers.conic.program import ConeData, ConeProgram
-from cvxlayers.solvers.pool import for_each
+from cvxlayers.solvers.pool import available_cpus, run
 
 REGULARIZATION = 1e-6
 REFINEMENTS = 12
@@ -54,7 +55,6 @@ class SparseSystem:
         self.position = np.searchsorted(key, j.astype(np.int64) * (n + m) + i)
         self.rows, self.cols = K.indices, column
         self.sign = np.concatenate([np.ones(n), -np.ones(m)])
-        self._local = threading.local()
 
     def values(self, P: np.ndarray, A: np.ndarray, spectrum: Spectrum, i: int) -> np.ndarray:
         """The system's upper triangle for element i of the batch."""
@@ -106,7 +106,7 @@ class SparseKKT:
             full = sp.csr_array(upper + sp.triu(upper, 1).T)
             return system.factor(shifted), full, scale, values
 
-        self.factors = for_each(factor, data.batch)
+        self.factors = _for_each(factor, data.batch)
 
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
         n, root = self.n, np.sqrt(self.spectrum.lam)
@@ -122,7 +122,7 @@ class SparseKKT:
                 w[k, i], error = self._refined(i, stacked[k, i])
                 residual[i] = max(residual[i], error)
 
-        for_each(solve, self.batch)
+        _for_each(solve, self.batch)
         w = w.reshape(rhs.shape)
         wz = self.spectrum.rotate(w[..., n:] * root, back=True)
         return w[..., :n], wz, Certificate(residual, unique, self.spectrum.margin)
@@ -147,3 +147,15 @@ class SparseKKT:
             if error < TARGET or slow:
                 break
         return best * scale, float(best_error)
+
+
+def _for_each(function: Callable[[int], Any], count: int) -> list:
+    """[function(i) for i in range(count)], in threads."""
+    out: list = [None] * count
+
+    def piece(start: int, stop: int) -> None:
+        for i in range(start, stop):
+            out[i] = function(i)
+
+    run(lambda: piece, count, available_cpus())
+    return out

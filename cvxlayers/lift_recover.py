@@ -1,0 +1,73 @@
+"""Lift and recover on any array library: what is left of a layer once the conic solve is taken out.
+
+Both are compositions of gathers, scalings and elementwise functions, so PyTorch and JAX differentiate, vectorize and
+compile them themselves; only the conic solve between them has a derivative of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from cvxlayers.canonical.form import AffineSolverAffine
+from cvxlayers.conic.differential import Affine, Differential
+
+Array = Any
+
+
+class LiftRecover:
+    """The two ends of a layer in ASA form, and the formulas of the derivative between them."""
+
+    def __init__(self, form: AffineSolverAffine) -> None:
+        self.form = form
+        self.differential = Differential(form.program, form.lift)
+        self._outputs = tuple(Affine(output.map) for output in form.outputs)
+
+    def vectors(self, values: Sequence[Array], batch_ndim: int) -> list[Array]:
+        """Parameter values (*lead, *shape) to vectors (*lead, size), real, after their transform.
+
+        ``lead`` is empty, or padded in front with ones to ``batch_ndim`` dimensions.
+        """
+        out = []
+        for parameter, value in zip(self.form.parameters, values, strict=True):
+            xp = array_namespace(value)
+            lead = tuple(value.shape[: value.ndim - len(parameter.shape)])
+            if lead:
+                lead = (1,) * (batch_ndim - len(lead)) + lead
+            if parameter.complex:
+                value = xp.stack([xp.real(value), xp.imag(value)], axis=-1)
+            vector = xp.reshape(value, (*lead, parameter.size))
+            if parameter.transform == "log":  # where keeps elements outside the domain, which failed, free of NaN
+                vector = xp.log(xp.where(vector > 0, vector, xp.ones_like(vector)))
+            out.append(vector)
+        return out
+
+    def lift(self, values: Sequence[Array], batch_ndim: int) -> tuple[Array, ...]:
+        """Parameter values to P (upper triangle), q, A, b and r."""
+        d = self.differential
+        vectors = self.vectors(values, batch_ndim)
+        return tuple(m(vectors) for m in (d.P, d.q, d.A, d.b, d.r))
+
+    def recover(self, data: tuple[Array, ...], x: Array, z: Array) -> tuple[Array, ...]:
+        """(P, q, A, b, r), x (*batch, n) and z (*batch, m) to the outputs, and the optimal value last."""
+        P, q, A, b, r = data
+        xp = array_namespace(x)
+        read: dict[str, Array] = {"x": x, "z": z}
+        results = []
+        for output, map_ in zip(self.form.outputs, self._outputs, strict=True):
+            if output.source == "s" and "s" not in read:
+                read["s"] = b - self.differential.A_times(A, x)
+            values = map_([read[output.source]])
+            if output.transform == "exp":
+                values = xp.exp(values)
+            batch = x.shape[:-1]
+            values = xp.broadcast_to(values, (*batch, values.shape[-1]))
+            if output.complex:
+                pairs = xp.reshape(values, (*batch, *output.shape, 2))
+                results.append(pairs[..., 0] + 1j * pairs[..., 1])
+            else:
+                results.append(xp.reshape(values, (*batch, *output.shape)))
+        value = self.form.sense * self.differential.value(P, q, r, x)
+        return (*results, xp.exp(value) if self.form.transform == "exp" else value)

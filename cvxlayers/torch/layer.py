@@ -1,0 +1,178 @@
+"""CVXPY problems as PyTorch modules: a thin adapter, the mathematics is in `cvxlayers.layer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from cvxlayers.canonical import build
+from cvxlayers.errors import ShapeError
+from cvxlayers.layer import SMOOTHING, Layer
+from cvxlayers.result import Result
+from cvxlayers.solution_map import Point
+from cvxlayers.torch.functions import Call, solve
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+
+
+class CvxpyLayer(torch.nn.Module):
+    """A parametrized convex program as a differentiable module: parameters in, optimal variables out.
+
+    The problem is canonicalized once. A call solves one problem, or a batch of them, and is differentiable to any
+    order, in both modes, under ``torch.func`` transforms.
+
+    Parameters
+    ----------
+    problem : cvxpy.Problem
+        A disciplined parametrized program (DPP), or with ``gp=True`` a geometric one.
+    parameters : list of cvxpy.Parameter
+        All parameters of the problem, in the order of the call's arguments.
+    variables : list of cvxpy.Variable or cvxpy.Constraint
+        What a call returns: variables, dual variables (``constraint.dual_variables[i]``), or the slack of a constraint.
+    solver : None, str or cvxlayers.solvers.Solver
+        None chooses by structure and size; ``layer.plan()`` says what was chosen and why.
+    gp : bool
+        Whether the problem is a geometric program.
+    solver_args : dict, optional
+        Settings of the solver, such as ``{"eps": 1e-9}``.
+    gradient : "exact" or "smoothed"
+        The derivative of the solution map, or that of its smoothing (see the documentation of derivatives).
+    smoothing : float
+        Barrier parameter of the smoothed derivative.
+    on_failure : "raise" or "nan"
+        What happens to elements without a solution.
+
+    Raises
+    ------
+    ProblemError
+        The problem is not DPP, or a parameter or variable is not one of the problem's.
+    SettingsError
+        A setting is unknown, or the solver cannot solve the problem.
+
+    Examples
+    --------
+    >>> import cvxpy as cp, torch
+    >>> x, p = cp.Variable(2), cp.Parameter(2)
+    >>> layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0]), [p], [x])
+    >>> point = torch.tensor([[1.0, -2.0], [3.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    >>> (projection,) = layer(point)
+    >>> projection.sum().backward()
+    >>> point.grad.round().tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
+
+    References
+    ----------
+    Agrawal, Amos, Barratt, Boyd, Diamond and Kolter, "Differentiable convex optimization layers", NeurIPS 2019,
+    doi 10.48550/arXiv.1910.12430.
+    """
+
+    def __init__(
+        self,
+        problem: cp.Problem,
+        parameters: Sequence[cp.Parameter],
+        variables: Sequence[Any],
+        solver: Any = None,
+        gp: bool = False,
+        verbose: bool = False,
+        canon_backend: str | None = None,
+        solver_args: Mapping[str, Any] | None = None,
+        *,
+        gradient: Literal["exact", "smoothed"] = "exact",
+        smoothing: float = SMOOTHING,
+        on_failure: Literal["raise", "nan"] = "raise",
+    ) -> None:
+        super().__init__()
+        form = build(problem, parameters, variables, gp=gp)
+        settings = dict(solver_args or {})
+        if verbose:
+            settings.setdefault("verbose", True)
+        self.core = Layer(
+            form,
+            solver=solver,
+            solver_args=settings,
+            gradient=gradient,
+            smoothing=smoothing,
+            on_failure=on_failure,
+        )
+        self._last: Point | None = None
+
+    @torch.compiler.disable
+    def forward(
+        self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False
+    ) -> tuple[torch.Tensor, ...]:
+        """Optimal variables for parameters of shape (*batch, *shape), batch dimensions broadcast.
+
+        Tensors, NumPy arrays and Python numbers are taken. The result has the dtype and device of the inputs; the
+        solve itself is in float64. ``warm_start`` starts from the solution of the previous call.
+
+        Raises
+        ------
+        ShapeError
+            A parameter's shape, device or the number of parameters is wrong.
+        SolverError
+            An element has no solution, unless ``on_failure="nan"``.
+        """
+        return self._solve(params, solver_args, warm_start)[0][:-1]
+
+    @torch.compiler.disable
+    def solve(self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False) -> Result:
+        """As a call, with the optimal value, status, residuals, iterations and the derivative's certificate."""
+        outputs, call = self._solve(params, solver_args, warm_start)
+        shape, solution, device = call.batch_shape, call.point.solution, outputs[-1].device
+        return Result(
+            outputs[:-1],
+            outputs[-1],
+            torch.from_numpy(np.asarray(solution.status).reshape(shape)).to(device),
+            torch.from_numpy(solution.residuals.reshape(*shape, 3)).to(device),
+            torch.from_numpy(np.asarray(solution.iterations).reshape(shape)).to(device),
+            tuple(output.name for output in self.core.form.outputs),
+            call.certify,
+        )
+
+    def _solve(self, params, solver_args, warm_start):
+        tensors, dtype = _tensors(params)
+        call = Call(self.core, dtype, solver_args, self._last if warm_start else None)
+        outputs = solve(call, tensors)
+        if warm_start:
+            self._last = call.point
+        return outputs, call
+
+    def plan(self):
+        """Which solver was chosen and why, and why not the others; prints as a table."""
+        return self.core.plan
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+    def __repr__(self) -> str:
+        return f"CvxpyLayer{self.core!r}"
+
+
+def _tensors(params: Sequence[Any]) -> tuple[list[torch.Tensor], torch.dtype]:
+    """The inputs as tensors on one device, and the real dtype of the result."""
+    given = [p for p in params if isinstance(p, (torch.Tensor, np.ndarray, np.generic))]
+    tensors = [p if isinstance(p, torch.Tensor) else torch.as_tensor(p) for p in given]
+    devices = {t.device for t in tensors if t.ndim or t.device.type != "cpu"} or {torch.device("cpu")}
+    if len(devices) > 1:
+        raise ShapeError(f"all parameters should be on one device; got {', '.join(sorted(map(str, devices)))}.")
+    device = devices.pop()
+    dtype = torch.get_default_dtype()
+    floating = [t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]
+    if floating:
+        dtype = floating[0]
+        for other in floating[1:]:
+            dtype = torch.promote_types(dtype, other)
+        dtype = dtype.to_real()
+    out = []
+    for p in params:
+        if not isinstance(p, torch.Tensor):
+            try:
+                p = torch.as_tensor(p if isinstance(p, (np.ndarray, np.generic)) else np.asarray(p))
+            except (TypeError, ValueError) as error:
+                raise ShapeError(f"a parameter should be a tensor, an array or a number; got {type(p).__name__}.") from error
+        out.append(p if p.device == device else p.to(device))
+    return out, dtype
