@@ -23,10 +23,10 @@ ROWS = [
     {"sets"},
     {"prox", "conic"},
     {"solvers"},
-    {"canonical"},
-    {"solution_map"},
+    {"canonical", "result"},
+    {"solution_map", "lift_recover"},
     {"layer"},
-    {"torch", "jax"},
+    {"one_off", "torch", "jax"},
     {"__init__"},
 ]
 HEIGHT = {room: height for height, row in enumerate(ROWS) for room in row}
@@ -37,9 +37,13 @@ def room_of(module: Path) -> str:
 
 
 def imports_of(module: Path) -> Iterator[str]:
-    """Dotted names of everything that a module imports, at its top or inside a function."""
+    """Dotted names of everything that a module imports, at its top or inside a function, annotations aside."""
     package = ["cvxlayers", *module.relative_to(PACKAGE).parent.parts]
-    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    tree.body = [
+        node for node in tree.body if not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
