@@ -70,7 +70,7 @@ class _Block:
             self.rows = _as_slice(np.flatnonzero(counts))
             self.source = _as_slice(matrix.indices)
             self.scale = None if np.all(matrix.data == 1.0) else matrix.data
-            self.injective = len(np.unique(matrix.indices)) == len(matrix.indices)
+            self.injective = bool(np.bincount(matrix.indices).max() == 1)
 
     def add_to(self, out: np.ndarray | None, vector: np.ndarray) -> np.ndarray:
         """out + matrix @ vector; ``out`` None stands for zero."""
