@@ -1,1 +1,95 @@
-"""The array namespace of an input, and the few operations that the array standard lacks."""
+"""The array namespace of an input, and the few operations that the array standard lacks.
+
+Each operation is dispatched to the file of the library that the array belongs to (numpy.py, torch.py, jax.py), which
+is imported when the first such array comes: importing cvxlayers imports neither PyTorch nor JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace, is_jax_array, is_numpy_array, is_torch_array
+
+from cvxlayers.array.symmetric import eigh
+
+Array = Any
+
+__all__ = ["constant", "eigh", "loop", "lyapunov", "moreau", "namespace"]
+
+
+def namespace(*arrays: Array) -> Any:
+    """The array-API namespace (NumPy, PyTorch or JAX) that all these arrays belong to.
+
+    Raises
+    ------
+    TypeError
+        Something is not an array, or arrays of several libraries are mixed.
+
+    >>> namespace(np.ones(3)).__name__
+    'array_api_compat.numpy'
+    """
+    return array_namespace(*arrays)
+
+
+def _library(x: Array) -> ModuleType:
+    if is_numpy_array(x):
+        from cvxlayers.array import numpy as library
+    elif is_torch_array(x):
+        from cvxlayers.array import torch as library
+    elif is_jax_array(x):
+        from cvxlayers.array import jax as library
+    else:
+        raise TypeError(f"expected a NumPy, PyTorch or JAX array; got {type(x).__name__}. Convert it first.")
+    return library
+
+
+def constant(build: Callable[..., np.ndarray], args: tuple, like: Array) -> Array:
+    """The constant array ``build(*args)``, in the library and on the device of ``like``.
+
+    Floating-point constants take the dtype of ``like``, index arrays keep theirs. ``build`` is a pure function of
+    hashable arguments; where a library has to copy to a device, the copy is kept.
+
+    >>> constant(np.arange, (3,), like=np.ones(2, dtype=np.float32)).dtype
+    dtype('int64')
+    """
+    return _library(like).constant(build, args, like)
+
+
+def loop(count: int, body: Callable[[Any], Any], state: Any, like: Array) -> Any:
+    """``state = body(state)`` repeated ``count`` times, as one loop of the library of ``like`` (not unrolled in JAX).
+
+    >>> loop(3, lambda state: (2 * state[0],), (np.ones(1),), like=np.ones(1))
+    (array([8.]),)
+    """
+    return _library(like).loop(count, body, state)
+
+
+def lyapunov(W: Array, R: Array) -> Array:
+    """X with W X + X W = R, for symmetric positive definite W; differentiable in W and R, to any order.
+
+    Shapes: W (*batch, k, k), R (*batch, k, k) with broadcasting over the batch. With W = Q diag(lam) Q',
+    X = Q [(Q'RQ)_ij / (lam_i + lam_j)] Q'. Differentiating the equation, W dX + dX W = dR - dW X - X dW: the
+    derivative is another Lyapunov equation in the same W, so it does not know about repeated eigenvalues, where the
+    derivative of an eigendecomposition breaks down.
+
+    Source: R. H. Bartels, G. W. Stewart, Solution of the matrix equation AX + XB = C, doi 10.1145/361573.361582.
+
+    >>> W, R = np.diag([1.0, 3.0]), np.ones((2, 2))
+    >>> X = lyapunov(W, R)
+    >>> bool(np.allclose(W @ X + X @ W, R))
+    True
+    """
+    return _library(W).lyapunov(W, R)
+
+
+def moreau(cone: Any, u: Array, mu: Any = None) -> tuple[Array, Array]:
+    """The pair (z, s) = ``cone._pair(u, mu)``, whose derivative is (D h, D h - h), D h = ``cone._derivative(...)``.
+
+    D is symmetric, a function of (z, s) and ``mu``; nothing is differentiated inside ``_pair``, so it may iterate.
+    The rule calls itself, so derivatives of every order follow from ``_derivative`` alone. ``mu`` (None, a number, or
+    an array of u's batch shape) is a constant of the derivative. ``cone`` is hashable.
+    """
+    return _library(u).moreau(cone, u, mu)

@@ -1,6 +1,7 @@
 """Convex cones: the projection, its derivative, and what an interior-point method asks of them."""
 
 from cvxlayers.sets.cone import Cone
+from cvxlayers.sets.dual import Dual
 from cvxlayers.sets.exponential import Exponential
 from cvxlayers.sets.nonnegative import Nonnegative
 from cvxlayers.sets.positive_semidefinite import PositiveSemidefinite
@@ -11,6 +12,7 @@ from cvxlayers.sets.zero import Free, Zero
 
 __all__ = [
     "Cone",
+    "Dual",
     "Exponential",
     "Free",
     "Nonnegative",

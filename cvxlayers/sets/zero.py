@@ -1,59 +1,99 @@
-"""The zero cone."""
+"""The zero cone {0}, which stands for equality rows, and its dual, the whole space."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from cvxlayers.sets.cone import Cone
+import numpy as np
+
+from cvxlayers.array import namespace
+from cvxlayers.sets.cone import Array, Cone, check_length
 
 
 @dataclass(frozen=True)
 class Zero(Cone):
-    """The zero cone."""
+    """K = {0} in R^d; K* = R^d.
+
+    The projection onto K* is the identity: z = u, s = 0, D = I, smoothed or not. K has no interior, so ``smooth``
+    returns s = 0.
+
+    >>> Zero(2).project(np.array([1.0, -2.0]))
+    array([0., 0.])
+    """
 
     d: int
 
+    def __post_init__(self) -> None:
+        check_length("d of Zero(d)", self.d, 0)
+
     @property
-    def size(self) -> int:
+    def size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.d
 
-    def project(self, u):
-        raise NotImplementedError
+    _symmetric = True
 
-    def dual(self):
-        raise NotImplementedError
+    def pair(self, u: Array) -> tuple[Array, Array]:
+        self._check(u)
+        return self._pair(u, None)
 
-    def smooth(self, z, s, mu):
-        raise NotImplementedError
+    def smooth(self, z: Array, s: Array, mu: float | Array) -> tuple[Array, Array]:
+        self._check(z, s)
+        return self._pair(z - s, None)
 
-    def derivative(self, z, s, h, mu=0.0):
-        raise NotImplementedError
+    def dual(self) -> Free:
+        return Free(self.d)
 
-    def eigen(self, z, s, mu=0.0):
-        raise NotImplementedError
+    def _pair(self, u: Array, mu: Any) -> tuple[Array, Array]:
+        return +u, namespace(u).zeros_like(u)
+
+    def _derivative(self, z: Array, s: Array, h: Array, mu: Any) -> Array:
+        return h + namespace(z, s, h).zeros_like(z)
+
+    def eigen(
+        self, z: np.ndarray, s: np.ndarray, mu: float | np.ndarray = 0.0
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        return np.ones_like(z), None, np.ones(z.shape[:-1], z.dtype)
 
 
 @dataclass(frozen=True)
 class Free(Cone):
-    """The whole space, dual of the zero cone."""
+    """K = R^d; K* = {0}: z = 0, s = -u, D = 0, smoothed or not.
+
+    >>> Free(2).project(np.array([1.0, -2.0]))
+    array([ 1., -2.])
+    """
 
     d: int
 
+    def __post_init__(self) -> None:
+        check_length("d of Free(d)", self.d, 0)
+
     @property
-    def size(self) -> int:
+    def size(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.d
 
-    def project(self, u):
-        raise NotImplementedError
+    _symmetric = True
 
-    def dual(self):
-        raise NotImplementedError
+    def pair(self, u: Array) -> tuple[Array, Array]:
+        self._check(u)
+        return self._pair(u, None)
 
-    def smooth(self, z, s, mu):
-        raise NotImplementedError
+    def smooth(self, z: Array, s: Array, mu: float | Array) -> tuple[Array, Array]:
+        self._check(z, s)
+        return self._pair(z - s, None)
 
-    def derivative(self, z, s, h, mu=0.0):
-        raise NotImplementedError
+    def dual(self) -> Zero:
+        return Zero(self.d)
 
-    def eigen(self, z, s, mu=0.0):
-        raise NotImplementedError
+    def _pair(self, u: Array, mu: Any) -> tuple[Array, Array]:
+        return namespace(u).zeros_like(u), -u
+
+    def _derivative(self, z: Array, s: Array, h: Array, mu: Any) -> Array:
+        xp = namespace(z, s, h)
+        return xp.zeros_like(h) + xp.zeros_like(z)
+
+    def eigen(
+        self, z: np.ndarray, s: np.ndarray, mu: float | np.ndarray = 0.0
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        return np.zeros_like(z), None, np.ones(z.shape[:-1], z.dtype)

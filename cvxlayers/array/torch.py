@@ -1,0 +1,138 @@
+"""What the array standard lacks, for PyTorch tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvxlayers.array.symmetric import eigh, lyapunov_in_basis
+
+_CONSTANTS: dict[tuple, Tensor] = {}
+
+
+def constant(build: Callable[..., np.ndarray], args: tuple, like: Tensor) -> Tensor:
+    key = (build, args, like.device, like.dtype)
+    if key not in _CONSTANTS:
+        value = build(*args)
+        dtype = like.dtype if value.dtype.kind == "f" else None
+        # An ordinary tensor, also when the first call is made in inference mode.
+        with torch.inference_mode(False):
+            _CONSTANTS[key] = torch.tensor(value, dtype=dtype, device=like.device)
+    return _CONSTANTS[key]
+
+
+def loop(count: int, body: Callable[[Any], Any], state: Any) -> Any:
+    for _ in range(count):
+        state = body(state)
+    return state
+
+
+def _to_front(x: Any, dim: int | None, size: int) -> Any:
+    """The vmapped axis of x in front, whether x had one or not; None and numbers pass."""
+    if not isinstance(x, Tensor):
+        return x
+    return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+
+
+class _Lyapunov(torch.autograd.Function):
+    """(W, R) -> X; the eigendecomposition of W rides along as a constant, so that it is computed once."""
+
+    @staticmethod
+    def forward(W, R, lam, Q):
+        return lyapunov_in_basis(R, lam, Q)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        W, _, lam, Q = inputs
+        ctx.save_for_backward(W, lam, Q, output)
+        ctx.save_for_forward(W, lam, Q, output)
+
+    @staticmethod
+    def backward(ctx, G):
+        W, lam, Q, X = ctx.saved_tensors
+        Y = _Lyapunov.apply(W, G, lam, Q)
+        return -(Y @ X.mT + X.mT @ Y), Y, None, None
+
+    @staticmethod
+    def jvp(ctx, dW, dR, *_):
+        W, lam, Q, X = ctx.saved_tensors
+        return _Lyapunov.apply(W, dR - dW @ X - X @ dW, lam, Q)
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        return _Lyapunov.apply(*(_to_front(x, d, info.batch_size) for x, d in zip(inputs, in_dims, strict=True))), 0
+
+
+class _Eigh(torch.autograd.Function):
+    """The eigendecomposition as a constant: no derivative of any kind goes through."""
+
+    @staticmethod
+    def forward(W):
+        return eigh(W)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx, *_):
+        return None
+
+    @staticmethod
+    def jvp(ctx, *_):
+        return None, None
+
+    @staticmethod
+    def vmap(info, in_dims, W):
+        return _Eigh.apply(W.movedim(in_dims[0], 0)), (0, 0)
+
+
+def lyapunov(W: Tensor, R: Tensor) -> Tensor:
+    lam, Q = _Eigh.apply(W)
+    shape = torch.broadcast_shapes(W.shape, R.shape)
+    return _Lyapunov.apply(W.expand(shape), R.expand(shape), lam.expand(shape[:-1]), Q.expand(shape))
+
+
+class _Moreau(torch.autograd.Function):
+    """u -> (z, s) of a cone, differentiated by the cone's own formula."""
+
+    @staticmethod
+    def forward(cone, u, mu):
+        return cone._pair(u, mu)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        cone, _, mu = inputs
+        ctx.cone = cone
+        ctx.number = None if isinstance(mu, Tensor) else mu
+        tensors = (*output, mu) if isinstance(mu, Tensor) else output
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def _derivative(ctx, h):
+        z, s, *rest = ctx.saved_tensors
+        return ctx.cone._derivative(z, s, h, rest[0] if rest else ctx.number)
+
+    @staticmethod
+    def backward(ctx, gz, gs):
+        return None, _Moreau._derivative(ctx, gz + gs) - gs, None
+
+    @staticmethod
+    def jvp(ctx, _cone, h, _mu):
+        Dh = _Moreau._derivative(ctx, h)
+        return Dh, Dh - h
+
+    @staticmethod
+    def vmap(info, in_dims, cone, u, mu):
+        u, mu = (_to_front(x, d, info.batch_size) for x, d in zip((u, mu), in_dims[1:], strict=True))
+        return _Moreau.apply(cone, u, mu), (0, 0)
+
+
+def moreau(cone: Any, u: Tensor, mu: Any) -> tuple[Tensor, Tensor]:
+    return _Moreau.apply(cone, u, mu.expand(u.shape[:-1]) if isinstance(mu, Tensor) else mu)
