@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from cvxlayers.conic.program import ConeProgram, ConicSolution, DenseData
+from cvxlayers.solvers.blas import one_blas_thread
 from cvxlayers.solvers.certificate import infeasibility, unboundedness
 from cvxlayers.solvers.settings import count, nonnegative, positive
 from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver, starts
@@ -78,37 +80,53 @@ class _Prepared(Prepared):
     def _worker(
         self, data: DenseData, warm: ConicSolution | None, out: ConicSolution
     ) -> Callable[[Sequence[int]], None]:
-        p = self._equalities
         own_P, own_q, own_A, own_b = data.P.ndim == 3, data.q.ndim == 2, data.A.ndim == 3, data.b.ndim == 2
         shared = not (own_P or own_A)
         P, q, A, b = (np.ascontiguousarray(v) for v in (data.P, data.q, data.A, data.b))
         lower = np.full(b.shape, -_INFINITE)
-        lower[..., :p] = b[..., :p]
+        lower[..., : self._equalities] = b[..., : self._equalities]
+        coordinates = _Rotated if self.program.n >= _ROTATE else _Plain
 
         def solve(elements: Sequence[int]) -> None:
             workspace = self._free.pop() if self._free else self._workspace()
             update, run, x, z = workspace.update, workspace.solve, out.x, out.z
-            factored = False  # whether the workspace holds the shared P and A
+            frame, held, failed = None, False, []  # held: the workspace has the shared P and A
             for i in elements:
                 sense = self._sense if warm is None else self._starting(warm, i)
                 f, upper, low = (q[i] if own_q else q), (b[i] if own_b else b), (lower[i] if own_b else lower)
-                if factored:
-                    flag = update(None, f, None, upper, low, sense)
+                if frame is None or not shared:
+                    frame = coordinates(P[i] if own_P else P, A[i] if own_A else A)
+                if frame.P is None:
+                    flag = _NOT_CONVEX
+                elif held:
+                    flag = update(None, frame.objective(f), None, upper, low, sense)
                 else:
-                    flag = update(P[i] if own_P else P, f, A[i] if own_A else A, upper, low, sense)
-                    factored = shared and flag >= 0
+                    flag = update(frame.P, frame.objective(f), frame.A, upper, low, sense)
+                    held = shared and flag >= 0
                 if flag >= 0:
-                    x[i], _, flag, info = run()
-                    z[i], out.iterations[i] = info["lam"], info["iterations"]
+                    y, _, flag, info = run()
+                    x[i], z[i], out.iterations[i] = frame.point(y), info["lam"], info["iterations"]
                 if flag == _NOT_CONVEX:
                     flag = self._proximal(P[i] if own_P else P, f, A[i] if own_A else A, upper, low, sense, out, i)
                 if flag != _OPTIMAL:
-                    self._failed(i, flag, data, out)
+                    failed.append((i, flag))
             self._free.append(workspace)
-            rows = slice(elements.start, elements.stop) if isinstance(elements, range) else elements
+            if len(elements) == 1:
+                rows = elements[0]
+            else:
+                rows = slice(elements.start, elements.stop) if isinstance(elements, range) else elements
             self._complete(A[rows] if own_A else A, b[rows] if own_b else b, rows, out)
+            for i, flag in failed:
+                self._failed(i, flag, data, out)
 
-        return solve
+        if coordinates is _Plain:
+            return solve
+
+        def alone(elements: Sequence[int]) -> None:
+            with one_blas_thread():
+                solve(elements)
+
+        return alone
 
     def _proximal(self, P, q, A, upper, lower, sense, out: ConicSolution, i: int) -> int:
         """Solve one element whose P is singular."""
@@ -123,15 +141,12 @@ class _Prepared(Prepared):
 
     def _complete(self, A: np.ndarray, b: np.ndarray, rows, out: ConicSolution) -> None:
         """Slacks that are complementary to the last bit: an active row has no slack, an inactive one no multiplier."""
-        p = self._equalities
-        z = out.z[rows]
-        np.maximum(z[:, p:], 0.0, out=z[:, p:])
-        s = np.maximum(b - np.matmul(A, out.x[rows][..., None])[..., 0], 0.0)
-        s[:, :p] = 0.0
-        s[z != 0.0] = 0.0
-        ray = out.status[rows] == Status.UNBOUNDED
-        if ray.any():
-            s[ray] = out.s[rows][ray]
+        p, x, z = self._equalities, out.x[rows], out.z[rows]
+        inequalities = z[..., p:]
+        np.maximum(inequalities, 0.0, out=inequalities)
+        s = b - (A.dot(x) if x.ndim == 1 else np.matmul(A, x[..., None])[..., 0])
+        s[..., :p] = 0.0
+        s *= (z == 0.0) & (s > 0.0)
         out.z[rows], out.s[rows] = z, s
 
     def _starting(self, warm: ConicSolution, i: int) -> np.ndarray:
@@ -155,9 +170,55 @@ class _Prepared(Prepared):
     def _seconds(self, data: DenseData) -> float:
         m, n = self.program.m, self.program.n
         setup = 0.0 if data.P.ndim == 2 and data.A.ndim == 2 else n * n * (n + 3 * m)
-        return 5e-6 + 1e-10 * setup + 5e-10 * n * m * min(n, m)
+        return 5e-6 + 1e-10 * setup + 1e-10 * n * m * min(n, m)
 
 
+class _Plain:
+    """The problem as it is."""
+
+    def __init__(self, P: np.ndarray, A: np.ndarray) -> None:
+        self.P, self.A = P, A
+
+    def objective(self, q: np.ndarray) -> np.ndarray:
+        return q
+
+    def point(self, y: np.ndarray) -> np.ndarray:
+        return y
+
+
+class _Rotated:
+    """The problem in y = L'x with P = LL': its P is the identity and its A is A L^-T.
+
+    DAQP needs this form anyhow, and finds it at once in place of computing it; LAPACK computes it several times faster.
+    ``P`` is None if the matrix is singular.
+    """
+
+    _identity: ClassVar[dict[int, np.ndarray]] = {}
+
+    def __init__(self, P: np.ndarray, A: np.ndarray) -> None:
+        from scipy.linalg.blas import dtrsm, dtrsv
+        from scipy.linalg.lapack import dpotrf
+
+        self._solve = dtrsv
+        self.L, info = dpotrf(P.T, lower=1)
+        pivots = self.L.diagonal()
+        if info or pivots.min() <= 1e-6 * pivots.max():
+            self.P = None
+            return
+        n = len(P)
+        if n not in self._identity:
+            self._identity[n] = np.eye(n)
+        self.P = self._identity[n]
+        self.A = dtrsm(1.0, self.L, A.T, lower=1).T
+
+    def objective(self, q: np.ndarray) -> np.ndarray:
+        return self._solve(self.L, q, lower=1)
+
+    def point(self, y: np.ndarray) -> np.ndarray:
+        return self._solve(self.L, y, lower=1, trans=1)
+
+
+_ROTATE = 48  # the number of variables from which LAPACK pays
 _INFINITE = 1e30
 _PROXIMAL_STEP = 1e-12  # proximal iterations end when the iterate moves less than this
 _ACTIVE, _EQUALITY = 1, 5

@@ -146,14 +146,16 @@ class Prepared(ABC):
         if warm is not None:
             warm = self._checked(warm, data.batch, absent)
         if size:
-            self._run(data, elements, size, warm, solution, available_cpus() if threads is None else threads)
+            self._run(data, elements, size, warm, solution, threads)
         if absent is not None:
             np.copyto(solution.z, 0.0, where=absent)
             np.copyto(solution.s, 1.0, where=absent)
         judged = self._judge(data, solution, self.solver.tol)
         return judged if absent is None else restore(judged, absent)
 
-    def _run(self, data, elements: np.ndarray | None, size: int, warm, solution: ConicSolution, threads: int) -> None:
+    def _run(
+        self, data, elements: np.ndarray | None, size: int, warm, solution: ConicSolution, threads: int | None
+    ) -> None:
         """Solve the elements in pieces, in threads. A solver that is batched itself overrides this."""
 
         def worker() -> Callable[[int, int], None]:
@@ -162,10 +164,11 @@ class Prepared(ABC):
                 return lambda start, stop: solve(range(start, stop))
             return lambda start, stop: solve(elements[start:stop].tolist())
 
-        if threads == 1 or size == 1:
+        grain = size if threads == 1 or size == 1 else math.ceil(_WORTH_A_THREAD / self._seconds(data))
+        if 2 * grain > size:
             worker()(0, size)
         else:
-            run(worker, size, threads, grain=math.ceil(_WORTH_A_THREAD / self._seconds(data)))
+            run(worker, size, available_cpus() if threads is None else threads, grain)
 
     @abstractmethod
     def _worker(self, data, warm: ConicSolution | None, out: ConicSolution) -> Callable[[Sequence[int]], None]:
