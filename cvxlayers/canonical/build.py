@@ -129,11 +129,11 @@ def _lift(stuffed: Stuffed, rows: Rows, columns: Columns) -> tuple[ConeProgram, 
     i, values = rows.target[row], values * rows.scale[row]
     offset = variable == n
     A, A_map = matrix_map((m, n), i[~offset], variable[~offset], cols[~offset], -values[~offset], columns)
-    b_map, _ = affine_map(m, i[offset], cols[offset], values[offset], columns)
+    b_map = affine_map(m, i[offset], cols[offset], values[offset], columns)
     at, cols, values = entries(stuffed.q)
     r_part = at == n
-    q_map, _ = affine_map(n, at[~r_part], cols[~r_part], values[~r_part], columns)
-    r_map, _ = affine_map(1, at[r_part] - n, cols[r_part], values[r_part], columns)
+    q_map = affine_map(n, at[~r_part], cols[~r_part], values[~r_part], columns)
+    r_map = affine_map(1, at[r_part] - n, cols[r_part], values[r_part], columns)
     if stuffed.P is None:
         at = cols = np.zeros(0, dtype=np.int64)
         values = np.zeros(0)

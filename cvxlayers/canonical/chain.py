@@ -14,6 +14,8 @@ from cvxpy.constraints import SOC, PowCone3D
 from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr
 from cvxpy.reductions.solvers.conic_solvers.conic_solver import ConicSolver
 
+from cvxlayers.errors import ProblemError
+
 # Its tensors are made with array operations only, whatever the number of parameters.
 _BACKEND = settings.COO_CANON_BACKEND if hasattr(settings, "COO_CANON_BACKEND") else settings.SCIPY_CANON_BACKEND
 
@@ -67,7 +69,13 @@ def stuff(objective: cp.Minimize | cp.Maximize, constraints: list[cp.Constraint]
     problem = cp.Problem(objective, constraints)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data, chain, inverse = problem.get_problem_data(_Formatter(), enforce_dpp=True, canon_backend=_BACKEND)
+        try:
+            data, chain, inverse = problem.get_problem_data(_Formatter(), enforce_dpp=True, canon_backend=_BACKEND)
+        except Exception as error:
+            raise ProblemError(
+                f"CVXPY {cp.__version__} cannot canonicalize the problem: {type(error).__name__}: {error}. "
+                "Check that problem.solve() works with the Clarabel solver; if it does, please report it."
+            ) from error
     program = data[settings.PARAM_PROB]
     steps = list(zip(chain.reductions, inverse, strict=True))
     return Stuffed(
@@ -92,23 +100,9 @@ def _variable(variable: cp.Variable, steps, program) -> sp.csr_array:
     offset = program.var_id_to_col.get(final.id)
     if offset is None:
         return sp.csr_array((variable.size, program.x.size))
-    index = np.arange(variable.size).reshape(variable.shape)
-    attributes = variable.attributes
-    if attributes["symmetric"] or attributes["PSD"] or attributes["NSD"]:
-        rows, columns = np.triu_indices(variable.shape[-1])
-        triangle = np.arange(final.size).reshape((*variable.shape[:-2], len(rows)), order="F")
-        full = np.empty(variable.shape, dtype=np.int64)
-        full[..., rows, columns] = triangle
-        full[..., columns, rows] = triangle
-        target, source = index.ravel(), full.ravel()
-    elif attributes["sparsity"]:
-        target = index[tuple(np.asarray(axis) for axis in variable.sparse_idx)].ravel()
-        source = np.arange(final.size)
-    elif attributes["diag"]:
-        target, source = np.diagonal(index, axis1=-2, axis2=-1).ravel(order="F"), np.arange(final.size)
-    else:
-        target, source = index.ravel(order="F"), np.arange(final.size)
-    return sp.csr_array((np.ones(len(target)), (target, offset + source)), (variable.size, program.x.size))
+    fortran = np.arange(variable.size).reshape(variable.shape).ravel(order="F")
+    columns = offset + np.arange(variable.size)
+    return sp.csr_array((np.ones(variable.size), (fortran, columns)), (variable.size, program.x.size))
 
 
 def _follow(identity: int, steps) -> int:

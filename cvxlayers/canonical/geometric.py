@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cvxpy as cp
 from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
 
-from cvxlayers.canonical.leaves import leaves, without_bounds
+from cvxlayers.canonical.leaves import bounds_of, leaves, unbounded
 from cvxlayers.canonical.rewrite import Rewriter
 
 
@@ -22,7 +22,6 @@ class Logarithmic:
 
     objective: cp.Minimize | cp.Maximize
     constraints: list[cp.Constraint]
-    count: int
     variables: Mapping[int, cp.Variable]
     parameters: Mapping[int, cp.Parameter]
 
@@ -34,21 +33,25 @@ def take_logarithms(objective: cp.Minimize | cp.Maximize, constraints: list[cp.C
     bounds: list[cp.Constraint] = []
     for leaf in leaves([objective.expr, *constraints]):
         if isinstance(leaf, cp.Variable) and leaf.bounds is not None:
-            bare[leaf.id], implied = without_bounds(leaf)
+            bare[leaf.id] = unbounded(leaf)
             rewriter.replace(leaf, bare[leaf.id])
-            bounds += implied
+            bounds += bounds_of(leaf, bare[leaf.id])
     inner = [rewriter.constraint(constraint) for constraint in constraints]
     program = cp.Problem(type(objective)(rewriter.expression(objective.expr)), inner + bounds + rewriter.extra)
     reduction = Dgp2Dcp()
     convex, inverse = reduction.apply(program)
-    variables = {old.id: new for old, new in reduction.canon_methods._variables.items()}
+    variables, rewriter = {}, Rewriter()
+    for old, new in reduction.canon_methods._variables.items():
+        variables[old.id] = new
+        if old.attributes["symmetric"] and not new.attributes["symmetric"]:
+            variables[old.id] = cp.Variable(new.shape, symmetric=True)
+            rewriter.replace(new, variables[old.id])
     by_id = {constraint.id: constraint for constraint in convex.constraints}
-    kept = [by_id[inverse.cons_id_map[constraint.id]] for constraint in inner]
-    ids = {constraint.id for constraint in kept}
+    ids = [inverse.cons_id_map[constraint.id] for constraint in inner]
+    others = [constraint for constraint in convex.constraints if constraint.id not in set(ids)]
     return Logarithmic(
-        objective=convex.objective,
-        constraints=kept + [constraint for constraint in convex.constraints if constraint.id not in ids],
-        count=len(kept),
+        objective=type(objective)(rewriter.expression(convex.objective.expr)),
+        constraints=[rewriter.constraint(constraint) for constraint in [*(by_id[k] for k in ids), *others]],
         variables={**variables, **{identity: variables[v.id] for identity, v in bare.items() if v.id in variables}},
         parameters={old.id: new for old, new in reduction.canon_methods._parameters.items()},
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -122,31 +123,37 @@ def _declare(leaf, expression: cp.Expression) -> cp.Expression:
 def lower_leaves(
     objective: cp.Expression, constraints: Sequence[cp.Constraint]
 ) -> tuple[cp.Expression, list[cp.Constraint], list[cp.Constraint], dict[int, Pieces]]:
-    """The problem without structured parameters, complex variables and zero-sized leaves.
+    """The problem without structured, complex and zero-sized leaves, and without bounds that hold parameters.
 
     Returns the objective, the constraints in the same order and with the same ids, the constraints that the
     attributes of the replaced variables imply, and by leaf id the pieces of each leaf that was replaced.
     """
     rewriter = Rewriter()
     pieces: dict[int, Pieces] = {}
+    bounded: list[tuple[cp.Variable, cp.Expression]] = []
     implied: list[cp.Constraint] = []
     for leaf in leaves([objective, *constraints]):
         variable = isinstance(leaf, cp.Variable)
         if leaf.size == 0:
             rewriter.replace(leaf, cp.Constant(np.zeros(leaf.shape)))
-        elif leaf.is_complex() or (is_structured(leaf) and not variable):
+            continue
+        if leaf.is_complex() or is_structured(leaf):
             pieces[leaf.id] = split(leaf)
-            rewriter.replace(leaf, pieces[leaf.id].expression)
-            if variable and leaf.attributes["PSD"]:
-                implied.append(pieces[leaf.id].expression >> 0)
-            if variable and leaf.attributes["NSD"]:
-                implied.append(pieces[leaf.id].expression << 0)
-    for leaf in leaves([objective, *constraints]):
-        if isinstance(leaf, cp.Variable) and leaf.size and _has_parametric_bounds(leaf):
-            bare, bounds = without_bounds(leaf)
-            rewriter.replace(leaf, bare)
-            pieces[leaf.id] = Pieces((bare,), (sp.eye_array(bare.size, format="csr"),), (), bare)
-            implied += [rewriter.constraint(bound) for bound in bounds]
+        elif variable and _has_parametric_bounds(leaf):
+            bare = unbounded(leaf)
+            pieces[leaf.id] = Pieces((bare,), (sp.csr_array(sp.eye_array(bare.size)),), (), bare)
+        else:
+            continue
+        expression = pieces[leaf.id].expression
+        rewriter.replace(leaf, expression)
+        if variable:
+            bounded.append((leaf, expression))
+            if leaf.attributes["PSD"]:
+                implied.append(expression >> 0)
+            if leaf.attributes["NSD"]:
+                implied.append(expression << 0)
+    for variable, expression in bounded:
+        implied += [rewriter.constraint(bound) for bound in bounds_of(variable, expression)]
     objective = rewriter.expression(objective)
     rewritten = [rewriter.constraint(constraint) for constraint in constraints]
     return objective, rewritten, implied + rewriter.extra, pieces
@@ -156,7 +163,7 @@ def leaves(nodes: Sequence[cp.Expression | cp.Constraint]) -> list[cp.Parameter 
     """Every parameter and variable, also those inside of partial problems and of bounds, once each."""
     found: dict[int, cp.Parameter | cp.Variable] = {}
     seen: set[int] = set()
-    stack = list(nodes)
+    stack: list[Any] = list(nodes)
     while stack:
         node = stack.pop()
         if id(node) in seen:
@@ -167,7 +174,7 @@ def leaves(nodes: Sequence[cp.Expression | cp.Constraint]) -> list[cp.Parameter 
         elif isinstance(node, (cp.Parameter, cp.Variable)):
             found[node.id] = node
             if isinstance(node, cp.Variable) and _has_parametric_bounds(node):
-                stack += [bound for bound in node.bounds if isinstance(bound, cp.Expression)]
+                stack += [bound for bound in node.bounds or () if isinstance(bound, cp.Expression)]
         else:
             stack += node.args
     return list(found.values())
@@ -177,20 +184,30 @@ def _has_parametric_bounds(variable: cp.Variable) -> bool:
     return variable.bounds is not None and any(isinstance(bound, cp.Expression) for bound in variable.bounds)
 
 
-def without_bounds(variable: cp.Variable) -> tuple[cp.Variable, list[cp.Constraint]]:
-    """The variable without its bounds, and the bounds as constraints."""
-    attributes = {key: value for key, value in variable.attributes.items() if key != "bounds" and value}
-    bare = cp.Variable(variable.shape, name=variable.name(), **attributes)
+def unbounded(variable: cp.Variable) -> cp.Variable:
+    """A variable that differs in having no bounds."""
+    return cp.Variable(
+        variable.shape, variable.name(), **{k: v for k, v in variable.attributes.items() if k != "bounds" and v}
+    )
+
+
+def bounds_of(variable: cp.Variable, expression: cp.Expression) -> list[cp.Constraint]:
+    """The bounds of a variable, as constraints on the expression that stands for it."""
     constraints = []
-    for bound, lower in zip(variable.bounds, (True, False), strict=True):
-        part, limit = bare, bound
+    for bound, lower in zip(variable.bounds or (), (True, False), strict=False):
+        part, limit = expression, bound
         if not isinstance(bound, cp.Expression):
             limit = np.broadcast_to(bound.toarray() if sp.issparse(bound) else bound, variable.shape)
-            # A positive variable has no use for a lower bound that is not positive, and geometric programs forbid it.
-            active = np.isfinite(limit) & ((limit > 0) | (not lower) | (not attributes.get("pos", False)))
+            active = np.isfinite(limit)
+            if sp.issparse(bound):
+                stored = sp.coo_array(bound)
+                active = active & (sp.coo_array((np.ones(stored.nnz), stored.coords), stored.shape).toarray() > 0)
+            if lower and variable.attributes["pos"]:
+                # A positive variable has no use for another lower bound, and geometric programs forbid it.
+                active = active & (limit > 0)
             if not active.any():
                 continue
             if not active.all():
-                part, limit = bare[active], limit[active]
+                part, limit = expression[active], limit[active]
         constraints.append(part >= limit if lower else part <= limit)
-    return bare, constraints
+    return constraints

@@ -57,7 +57,10 @@ def arrange(constraints: Sequence[cp.Constraint]) -> Rows:
         cones, places, weights = _place(constraint)
         target[start : start + sum(sizes)] = height + places
         scale[start : start + sum(sizes)] = weights
-        blocks += cones
+        if blocks and cones and isinstance(cones[0], (Zero, Nonnegative)) and type(cones[0]) is type(blocks[-1]):
+            blocks[-1] = type(cones[0])(blocks[-1].size + cones[0].size)
+        else:
+            blocks += cones
         height += sum(cone.size for cone in cones)
     return Rows(Product(tuple(blocks)), target, scale, arguments)
 

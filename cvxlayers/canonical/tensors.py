@@ -35,31 +35,34 @@ class Columns:
         return rows[which], self.matrix.indices[at].astype(np.int64), values[which] * self.matrix.data[at]
 
 
-def affine_map(
-    size: int, rows: np.ndarray, cols: np.ndarray, values: np.ndarray, columns: Columns, *, compress: bool = False
-) -> tuple[AffineMap, np.ndarray]:
-    """The map of parameter vectors to a vector of length ``size``, given by the entries of a tensor; entries add up.
+def affine_map(size: int, rows: np.ndarray, cols: np.ndarray, values: np.ndarray, columns: Columns) -> AffineMap:
+    """The map of parameter vectors to a vector of length ``size``, given by the entries of a tensor; entries add up."""
+    return AffineMap(*_collect(size, rows, cols, values, columns))
 
-    With ``compress`` only the rows that are not identically zero are kept; they come back beside the map, in order.
-    """
+
+def matrix_map(
+    shape: tuple[int, int], i: np.ndarray, j: np.ndarray, cols: np.ndarray, values: np.ndarray, columns: Columns
+) -> tuple[Pattern, AffineMap]:
+    """The pattern of a matrix and the map of parameter vectors to its values, from tensor entries at (i, j)."""
+    order = sp.csc_array((np.ones(len(i), dtype=np.int8), (i, j)), shape)
+    order.sum_duplicates()
+    row, col = order.indices.astype(np.int64), np.repeat(np.arange(shape[1]), np.diff(order.indptr))
+    place = np.searchsorted(col * shape[0] + row, j * shape[0] + i)
+    offset, blocks = _collect(len(row), place, cols, values, columns)
+    alive = offset != 0
+    for block in blocks.values():
+        alive |= np.diff(block.indptr) > 0
+    if not alive.all():
+        row, col, offset = row[alive], col[alive], offset[alive]
+        blocks = {i: block[alive] for i, block in blocks.items()}
+    return Pattern(shape, row, col), AffineMap(offset, blocks)
+
+
+def _collect(size, rows, cols, values, columns: Columns) -> tuple[np.ndarray, dict[int, sp.csr_array]]:
     constant = cols == columns.matrix.shape[0]
-    keep = ~constant
-    p_rows, p_cols, p_values = columns.substitute(rows[keep], cols[keep], values[keep])
-    c_rows, c_values = rows[constant], values[constant]
-    if compress:
-        kept = np.unique(np.concatenate([p_rows, c_rows]))
-        p_rows, c_rows = np.searchsorted(kept, p_rows), np.searchsorted(kept, c_rows)
-    else:
-        kept = np.arange(size)
-    offset = np.bincount(c_rows, weights=c_values, minlength=len(kept)).astype(float)
-    blocks = _blocks(p_rows, p_cols, p_values, len(kept), columns.starts)
-    if compress:
-        alive = offset != 0
-        for block in blocks.values():
-            alive |= np.diff(block.indptr) > 0
-        if not alive.all():
-            kept, offset, blocks = kept[alive], offset[alive], {i: block[alive] for i, block in blocks.items()}
-    return AffineMap(offset, blocks), kept
+    offset = np.bincount(rows[constant], weights=values[constant], minlength=size).astype(float)
+    varying = ~constant
+    return offset, _blocks(*columns.substitute(rows[varying], cols[varying], values[varying]), size, columns.starts)
 
 
 def _blocks(rows, cols, values, height: int, starts: np.ndarray) -> dict[int, sp.csr_array]:
@@ -90,12 +93,3 @@ def entries(tensor: sp.sparray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if keep.all():
         return tensor.row.astype(np.int64), tensor.col.astype(np.int64), tensor.data
     return tensor.row[keep].astype(np.int64), tensor.col[keep].astype(np.int64), tensor.data[keep]
-
-
-def matrix_map(
-    shape: tuple[int, int], i: np.ndarray, j: np.ndarray, cols: np.ndarray, values: np.ndarray, columns: Columns
-) -> tuple[Pattern, AffineMap]:
-    """The pattern of a matrix and the map of parameter vectors to its values, from entries at (i, j)."""
-    values_map, kept = affine_map(shape[0] * shape[1], j * shape[0] + i, cols, values, columns, compress=True)
-    col, row = np.divmod(kept, max(shape[0], 1))
-    return Pattern(shape, row, col), values_map
