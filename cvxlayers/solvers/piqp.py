@@ -1,0 +1,75 @@
+"""PIQP: a proximal interior-point method for quadratic programs, dense or sparse.
+
+Schwan et al., "PIQP: A proximal interior-point quadratic programming solver", doi 10.1109/CDC49753.2023.10383915.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+
+from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution
+from cvxlayers.solvers.settings import count, flag
+from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver
+from cvxlayers.status import Status
+
+
+@dataclass(frozen=True)
+class PIQP(Solver):
+    """The proximal interior-point solver PIQP, for quadratic programs.
+
+    >>> PIQP(max_iter=100).name
+    'PIQP'
+    """
+
+    max_iter: int = count(250)
+    verbose: bool = flag(False)
+
+    name = "PIQP"
+    package = "piqp"
+    capabilities = Capabilities(LINEAR)
+
+    def _prepare(self, program: ConeProgram) -> Prepared:
+        return _Prepared(self, program)
+
+
+class _Prepared(Prepared):
+    solver: PIQP
+
+    def _worker(
+        self, data: ConeData, warm: ConicSolution | None, out: ConicSolution
+    ) -> Callable[[Sequence[int]], None]:
+        import piqp
+
+        program, p, tol = self.program, self._judge.equalities, self.solver.tol
+        status_of = {
+            piqp.PIQP_SOLVED: Status.SOLVED,
+            piqp.PIQP_PRIMAL_INFEASIBLE: Status.INFEASIBLE,
+            piqp.PIQP_DUAL_INFEASIBLE: Status.UNBOUNDED,
+            piqp.PIQP_MAX_ITER_REACHED: Status.MAX_ITERATIONS,
+        }
+
+        def solve(elements: Sequence[int]) -> None:
+            for i in elements:
+                P, q, A, b = data.element(i)
+                solver = piqp.SparseSolver()
+                settings = solver.settings
+                settings.eps_abs = settings.eps_duality_gap_abs = tol
+                settings.eps_rel = settings.eps_duality_gap_rel = 0.1 * tol
+                settings.eps_primal_inf = settings.eps_dual_inf = 1e-7
+                settings.max_iter, settings.verbose = self.solver.max_iter, self.solver.verbose
+                rows = program.A.csc(A).tocsr()
+                E, G = sp.csc_matrix(rows[:p]), sp.csc_matrix(rows[p:])
+                none = np.full(program.m - p, -np.inf)
+                solver.setup(sp.csc_matrix(program.P.csc(P)), q, E, b[:p], G, none, b[p:])
+                out.status[i] = status_of.get(solver.solve(), Status.NUMERICAL_ERROR)
+                result = solver.result
+                out.iterations[i] = result.info.iter
+                out.x[i] = result.x
+                out.z[i, :p], out.z[i, p:] = result.y, result.z_u
+                out.s[i, :p], out.s[i, p:] = 0.0, result.s_u
+
+        return solve
