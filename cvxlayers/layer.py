@@ -64,6 +64,7 @@ class Layer:
         self.reduction = _reduction(form)
         self.plan = choose(self.reduction.program, solver=solver, settings=self.solver_args)
         self._maps = {self.plan.solver: SolutionMap(form, self.plan.solver, self.reduction, self.mu)}
+        self.recent: Point | None = None
         self._readers = tuple(_Reader(output, self.reduction) for output in form.outputs)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -136,8 +137,15 @@ class Layer:
         warm = None if warm_start is None or warm_start.batch != batch else warm_start.solution
         point = map_.solve(self.vectors(values, batch_shape), batch, warm)
         if point.failed is not None and (on_failure or self.on_failure) == "raise":
-            raise _failure(point, batch_shape)
+            raise failure(point.solution.status.reshape(batch_shape))
         return point
+
+    def recent_at(self, z: np.ndarray) -> Point | None:
+        """The point of the last solve through JAX, if z is its solution (perhaps rounded to float32)."""
+        point = self.recent
+        if point is None or point.z.size != z.size:
+            return None
+        return point if np.array_equal(point.at_zero[1].astype(z.dtype).ravel(), z.ravel()) else None
 
     def _map(self, solver_args: Mapping[str, Any] | None) -> SolutionMap:
         if not solver_args:
@@ -221,8 +229,8 @@ class Layer:
     def linear_solve(self, P, A, z, s, gx, gz, point: Point | None) -> tuple[np.ndarray, np.ndarray]:
         """The system of the derivative at (P, A, z, s), for right-hand sides (*extra, *batch, n) and (*extra, *batch, m).
 
-        P and A hold the values of the full program, (*lead, nnz) with a lead that broadcasts to the batch of z. Where z
-        is the solution at ``point``, the factors kept there are used.
+        P and A hold the values of the full program, (*lead, nnz) with a lead that broadcasts to the batch of z. With a
+        ``point``, z is its solution, and the factors kept there are used.
         """
         batch_shape = z.shape[:-1]
         batch = int(np.prod(batch_shape, dtype=int))
@@ -235,7 +243,7 @@ class Layer:
         gz = np.broadcast_to(gz, (*lead, m)).reshape(-1, batch, m)
         z, s = z.reshape(batch, m), s.reshape(batch, m)
         map_ = self._maps[self.plan.solver]
-        if point is not None and point.batch == batch and _same(point, z):
+        if point is not None and point.batch == batch:
             wx, wz, _ = map_.linear_solve(point, gx, gz)
         else:
             P, A = (v if v.ndim == 1 else np.broadcast_to(v, (*batch_shape, v.shape[-1])).reshape(batch, -1) for v in (P, A))
@@ -305,11 +313,6 @@ class _Reader:
         if self.output.transform == "exp":
             out = out * self(point)
         return _complex(out) if self.output.complex else out
-
-
-def _same(point: Point, z: np.ndarray) -> bool:
-    kept = point.z if point.failed is None else np.where(point.failed[:, None], 0.0, point.z)
-    return np.array_equal(kept, z)
 
 
 def _reduction(form: AffineSolverAffine) -> Direct | Elimination:
@@ -396,19 +399,19 @@ def _outside(parameter: Parameter, flat: np.ndarray) -> np.ndarray:
     return bad
 
 
-def _failure(point: Point, batch_shape: tuple[int, ...]) -> SolverError:
-    failed = np.flatnonzero(point.failed)
-    statuses = [Status(int(k)) for k in point.solution.status[failed]]
-    indices = [tuple(int(k) for k in np.unravel_index(i, batch_shape)) if batch_shape else () for i in failed]
-    indices = [i[0] if len(i) == 1 else i for i in indices]
-    kinds = {}
-    for index, status in zip(indices, statuses, strict=True):
-        kinds.setdefault(status, []).append(index)
+def failure(status: np.ndarray) -> SolverError:
+    """The error for the elements of a batch, (*batch), that have no solution."""
+    failed = np.argwhere(status > Status.INACCURATE).tolist()
+    indices = [index[0] if len(index) == 1 else tuple(index) for index in failed]
+    statuses = [Status(int(status[tuple(index)])) for index in failed]
+    members: dict[Status, list] = {}
+    for index, kind in zip(indices, statuses, strict=True):
+        members.setdefault(kind, []).append(index)
     lines = []
-    for status, members in kinds.items():
-        where = "" if not batch_shape else f" at {', '.join(map(str, members[:8]))}{', ...' if len(members) > 8 else ''}"
-        lines.append(f"{status.name}{where}: {status.advice}")
-    count = f"{len(failed)} of {point.batch} problems have" if batch_shape else "the problem has"
+    for kind, where in members.items():
+        at = f" at {', '.join(map(str, where[:8]))}{', ...' if len(where) > 8 else ''}" if status.ndim else ""
+        lines.append(f"{kind.name}{at}: {kind.advice}")
+    count = f"{len(failed)} of {status.size} problems have" if status.ndim else "the problem has"
     return SolverError(
         f"{count} no solution. {'; '.join(lines)}. "
         "With on_failure='nan' such elements are NaN with zero gradients, and the others go on.",

@@ -86,6 +86,12 @@ class Point:
     def s(self) -> np.ndarray:
         return self.reduction.expand_slack(self.solution.s)
 
+    @property
+    def at_zero(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x, z and s with zeros where an element failed: what derivatives are written with."""
+        xzs = (self.x, self.z, self.s)
+        return xzs if self.failed is None else tuple(np.where(self.failed[:, None], 0.0, v) for v in xzs)
+
     @cached_property
     def value(self) -> np.ndarray:
         """(1/2) x'Px + q'x + r, (batch,)."""

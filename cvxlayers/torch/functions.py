@@ -50,6 +50,11 @@ class Call:
             self._values = values
         return self.point
 
+    def point_at(self, z: np.ndarray) -> Point | None:
+        """The point of this call, if z is its solution."""
+        kept = self.point.at_zero[1]
+        return self.point if np.array_equal(kept.ravel(), z.ravel()) else None
+
     def pull(
         self, cotangents: Sequence[torch.Tensor | None], wanted: Sequence[int]
     ) -> dict[int, np.ndarray]:
@@ -71,7 +76,7 @@ class Call:
 
     def tensor(self, array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
         """An output as a tensor of the call's dtype, on the device of ``like``."""
-        out = torch.from_numpy(np.ascontiguousarray(array))
+        out = torch.from_numpy(np.asarray(array, order="C"))
         dtype = self.dtype.to_complex() if out.is_complex() else self.dtype
         return out if out.dtype == dtype and like.device == out.device else out.to(device=like.device, dtype=dtype)
 
@@ -135,10 +140,7 @@ class _Conic(_Function):
     def forward(call: Call, *tensors: torch.Tensor):
         point = call.run(tensors)
         device = tensors[0].device
-        out = []
-        for v in (point.x, point.z, point.s):
-            v = v if point.failed is None else np.where(point.failed[:, None], 0.0, v)
-            out.append(torch.from_numpy(v.reshape(*call.batch_shape, v.shape[-1]).copy()).to(device))
+        out = [torch.from_numpy(v.reshape(*call.batch_shape, v.shape[-1]).copy()).to(device) for v in point.at_zero]
         kept = np.ones(point.batch, bool) if point.failed is None else ~point.failed
         return (*out, torch.from_numpy(kept.reshape(*call.batch_shape, 1)).to(device))
 
@@ -165,7 +167,8 @@ class _LinearSolve(Function):
 
     @staticmethod
     def forward(call: Call, P, A, z, s, gx, gz):
-        wx, wz = call.core.linear_solve(*(_numpy(t) for t in (P, A, z, s, gx, gz)), call.point)
+        arrays = [_numpy(t) for t in (P, A, z, s, gx, gz)]
+        wx, wz = call.core.linear_solve(*arrays, call.point_at(arrays[2]))
         return torch.from_numpy(wx).to(gx.device), torch.from_numpy(wz).to(gx.device)
 
     @staticmethod
@@ -295,7 +298,7 @@ def _batch_first(call: Call, tensors: Sequence[torch.Tensor], dims: Sequence[int
 
 
 def _gradient(grad: np.ndarray | None, like: torch.Tensor) -> torch.Tensor | None:
-    return None if grad is None else torch.from_numpy(np.ascontiguousarray(grad)).to(device=like.device, dtype=like.dtype)
+    return None if grad is None else torch.from_numpy(np.asarray(grad, order="C")).to(device=like.device, dtype=like.dtype)
 
 
 def _numpy(t: torch.Tensor) -> np.ndarray:

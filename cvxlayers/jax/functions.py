@@ -1,0 +1,102 @@
+"""The conic solve as a JAX function: two host callbacks, and the rule that ties them together.
+
+`conic` maps parameters to the conic solution; its derivative is one linear system, written with
+``jax.lax.custom_linear_solve``, so that JAX can transpose it and differentiate it again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cvxlayers.layer import Layer, failure
+from cvxlayers.status import Status
+
+# JAX 0.4.34 named the ways to vmap a callback; a callback that broadcasts its inputs itself works with both spellings.
+_VMAP = (
+    {"vmap_method": "expand_dims"}
+    if "vmap_method" in inspect.signature(jax.pure_callback).parameters
+    else {"vectorized": True}
+)
+
+
+def work_dtype():
+    """The widest real dtype that JAX offers as configured."""
+    return jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
+def conic(core: Layer, settings: tuple, warm_start: bool, ndim: int, values: tuple[jax.Array, ...]):
+    """Parameters with all batch dimensions to (x, z, s, status, residuals, iterations); zeros where it failed."""
+    program, dtype = core.form.program, work_dtype()
+    batch = np.broadcast_shapes(*(v.shape[:ndim] for v in values)) if values else ()
+    shapes = [jax.ShapeDtypeStruct((*batch, k), dtype) for k in (program.n, program.m, program.m)]
+    shapes += [jax.ShapeDtypeStruct(batch, np.int32), jax.ShapeDtypeStruct((*batch, 3), dtype)]
+    shapes += [jax.ShapeDtypeStruct(batch, np.int32)]
+
+    def host(*arrays):
+        arrays = [np.asarray(a) for a in arrays]
+        shape = core.batch_shape([a.shape for a in arrays])
+        start = core.recent if warm_start else None
+        point = core.solve(arrays, shape, solver_args=dict(settings), warm_start=start, on_failure="nan")
+        core.recent = point
+        solution = point.solution
+        out = (*point.at_zero, solution.status, solution.residuals, solution.iterations)
+        return tuple(
+            np.asarray(v, s.dtype).reshape(*shape, *v.shape[1:]) for v, s in zip(out, shapes, strict=True)
+        )
+
+    out = jax.pure_callback(host, tuple(shapes), *values, **_VMAP)
+    if core.on_failure == "raise" and not isinstance(out[3], jax.core.Tracer) and (out[3] > Status.INACCURATE).any():
+        raise failure(np.asarray(out[3]))
+    return out
+
+
+@conic.defjvp
+def _conic_jvp(core: Layer, settings: tuple, warm_start: bool, ndim: int, primals, tangents):
+    (values,), (dvalues,) = primals, tangents
+    out = conic(core, settings, warm_start, ndim, values)
+    x, z, s, status = out[:4]
+    kept = (status <= Status.INACCURATE)[..., None]
+    ends = core.ends
+    data, ddata = jax.jvp(lambda v: ends.lift(v, ndim), (values,), (dvalues,))
+    rx, rz = ends.differential.push(x, z, ddata)
+    rx, rz = jnp.where(kept, rx, 0.0), jnp.where(kept, rz, 0.0)
+    dx, dz = linear_solve(core, data[0], data[2], z, s, rx, rz)
+    ds = jnp.where(kept, rz - ends.differential.A_times(data[2], dx), 0.0)
+    none = [np.zeros(v.shape, jax.dtypes.float0) for v in (status, out[5])]
+    return out, (dx, dz, ds, none[0], jnp.zeros_like(out[4]), none[1])
+
+
+def linear_solve(core: Layer, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]:
+    """K [w_x; w_z] = [g_x; g_z] on the host, as a linear system that JAX can transpose and differentiate."""
+    d, cone, mu = core.ends.differential, core.form.program.cone, core.mu
+
+    def host(*arrays):
+        arrays = [np.asarray(a) for a in arrays]
+        wx, wz = core.linear_solve(*(a.astype(np.float64) for a in arrays), core.recent_at(arrays[2]))
+        return wx.astype(arrays[4].dtype), wz.astype(arrays[5].dtype)
+
+    def solve(gx, gz):
+        shapes = (jax.ShapeDtypeStruct(gx.shape, gx.dtype), jax.ShapeDtypeStruct(gz.shape, gz.dtype))
+        stop = jax.lax.stop_gradient
+        return jax.pure_callback(host, shapes, *(stop(v) for v in (P, A, z, s)), gx, gz, **_VMAP)
+
+    def system(w):
+        return d.operator(P, A, z, s, *w, mu)
+
+    def forth(_: Any, b):
+        wx, wz = solve(b[0] + d.A_transposed(A, b[1]), b[1])
+        return wx, wz - b[1]
+
+    def back(_: Any, b):
+        wx, wz = solve(*b)
+        return wx, wz + d.A_times(A, wx) - b[1]
+
+    right = (gx, cone.derivative(z, s, gz, mu))
+    return jax.lax.custom_linear_solve(system, right, forth, back)

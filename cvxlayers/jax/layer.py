@@ -1,0 +1,154 @@
+"""CVXPY problems as JAX functions: a thin adapter, the mathematics is in `cvxlayers.layer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cvxlayers.canonical import build
+from cvxlayers.errors import ShapeError
+from cvxlayers.jax.functions import conic, work_dtype
+from cvxlayers.layer import SMOOTHING, Layer
+from cvxlayers.result import Result
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+
+
+@jax.tree_util.register_pytree_node_class
+class CvxpyLayer:
+    """A parametrized convex program as a differentiable function of JAX arrays.
+
+    The problem is canonicalized once. A call solves one problem, or a batch of them; it can be jitted, vmapped,
+    scanned, and differentiated to any order in both modes. A layer is a pytree without leaves, so that it can be part
+    of a model. Arguments and errors are those of `cvxlayers.torch.CvxpyLayer`. ``on_failure="raise"`` acts in eager
+    code; under ``jit`` an element without a solution is NaN, with a zero gradient.
+
+    Without JAX's ``jax_enable_x64`` the arrays are float32; the solve itself is always in float64.
+
+    Examples
+    --------
+    >>> import cvxpy as cp, jax, jax.numpy as jnp
+    >>> x, p = cp.Variable(2), cp.Parameter(2)
+    >>> layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0]), [p], [x])
+    >>> jax.jit(jax.grad(lambda p: layer(p)[0].sum()))(jnp.array([1.0, -2.0])).round().tolist()
+    [1.0, 0.0]
+
+    References
+    ----------
+    Agrawal, Amos, Barratt, Boyd, Diamond and Kolter, "Differentiable convex optimization layers", NeurIPS 2019,
+    doi 10.48550/arXiv.1910.12430.
+    """
+
+    def __init__(
+        self,
+        problem: cp.Problem,
+        parameters: Sequence[cp.Parameter],
+        variables: Sequence[Any],
+        solver: Any = None,
+        gp: bool = False,
+        verbose: bool = False,
+        canon_backend: str | None = None,
+        solver_args: Mapping[str, Any] | None = None,
+        *,
+        gradient: Literal["exact", "smoothed"] = "exact",
+        smoothing: float = SMOOTHING,
+        on_failure: Literal["raise", "nan"] = "raise",
+    ) -> None:
+        settings = dict(solver_args or {})
+        if verbose:
+            settings.setdefault("verbose", True)
+        self.core = Layer(
+            build(problem, parameters, variables, gp=gp),
+            solver=solver,
+            solver_args=settings,
+            gradient=gradient,
+            smoothing=smoothing,
+            on_failure=on_failure,
+        )
+
+    def __call__(
+        self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False
+    ) -> tuple[jax.Array, ...]:
+        """Optimal variables for parameters of shape (*batch, *shape), batch dimensions broadcast.
+
+        Raises
+        ------
+        ShapeError
+            A parameter's shape or the number of parameters is wrong.
+        SolverError
+            In eager code: an element has no solution, unless ``on_failure="nan"``.
+        """
+        return self.solve(*params, solver_args=solver_args, warm_start=warm_start).variables
+
+    def solve(self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False) -> Result:
+        """As a call, with the optimal value, status, residuals and iterations."""
+        core = self.core
+        arrays, dtype = _arrays(params)
+        ndim = len(core.batch_shape([a.shape for a in arrays]))
+        wide = tuple(_padded(a, len(p.shape), ndim) for a, p in zip(arrays, core.form.parameters, strict=True))
+        settings = tuple(sorted((solver_args or {}).items()))
+        x, z, _, status, residuals, iterations = conic(core, settings, warm_start, ndim, wide)
+        outputs = core.ends.recover(core.ends.lift(wide, ndim), x, z) if wide else _constant_outputs(core, x, z)
+        failed = status > 1
+        outputs = tuple(_masked(o, failed, dtype) for o in outputs)
+        return Result(
+            outputs[:-1],
+            outputs[-1],
+            status,
+            residuals,
+            iterations,
+            tuple(output.name for output in core.form.outputs),
+        )
+
+    def plan(self):
+        """Which solver was chosen and why, and why not the others; prints as a table."""
+        return self.core.plan
+
+    def tree_flatten(self):
+        return (), self
+
+    @classmethod
+    def tree_unflatten(cls, layer, leaves):
+        return layer
+
+    def __repr__(self) -> str:
+        return f"CvxpyLayer{self.core!r}"
+
+
+def _constant_outputs(core: Layer, x: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
+    lift = core.form.lift
+    data = tuple(jnp.asarray(m.constant, x.dtype) for m in (lift.P, lift.q, lift.A, lift.b, lift.r))
+    return core.ends.recover(data, x, z)
+
+
+def _masked(output: jax.Array, failed: jax.Array, dtype) -> jax.Array:
+    mask = failed.reshape(failed.shape + (1,) * (output.ndim - failed.ndim))
+    complex_ = jnp.issubdtype(output.dtype, jnp.complexfloating)
+    return jnp.where(mask, jnp.nan, output).astype(jnp.promote_types(dtype, jnp.complex64) if complex_ else dtype)
+
+
+def _padded(array: jax.Array, own: int, ndim: int) -> jax.Array:
+    """The array in the working precision, with all its batch dimensions: a shared one has ones there."""
+    real = work_dtype()
+    complex_ = jnp.issubdtype(array.dtype, jnp.complexfloating)
+    array = array.astype(jnp.promote_types(real, jnp.complex64) if complex_ else real)
+    return array.reshape((1,) * (ndim - (array.ndim - own)) + array.shape)
+
+
+def _arrays(params: Sequence[Any]) -> tuple[list[jax.Array], Any]:
+    """The inputs as JAX arrays, and the real dtype of the result."""
+    arrays = []
+    for p in params:
+        try:
+            arrays.append(p if isinstance(p, jax.Array) else jnp.asarray(p))
+        except TypeError as error:
+            raise ShapeError(f"a parameter should be an array or a number; got {type(p).__name__}.") from error
+    kinds = [p.dtype for p in params if isinstance(p, (jax.Array, np.ndarray, np.generic))]
+    kinds = [k for k in kinds if jnp.issubdtype(k, jnp.inexact)] or [jnp.float64]
+    dtype = jnp.finfo(jax.dtypes.canonicalize_dtype(jnp.result_type(*kinds))).dtype
+    return arrays, dtype

@@ -1,0 +1,169 @@
+"""Solve one CVXPY problem, or a batch of its parameters, without a framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from cvxlayers.canonical import build, current_values, everything
+from cvxlayers.conic.kkt import Certificate
+from cvxlayers.errors import ProblemError
+from cvxlayers.layer import SMOOTHING, Layer
+from cvxlayers.result import Result
+from cvxlayers.solution_map import Point
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NumPyResult(Result):
+    """A `Result` of NumPy arrays that knows its variables by their CVXPY objects, and its derivatives.
+
+    ``variables`` lists the problem's variables, then the dual variables of its constraints.
+    """
+
+    _session: _Session | None = None
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        """The value of a variable or a dual variable, by its CVXPY object or its name."""
+        if isinstance(key, str):
+            return super().__getitem__(key)
+        assert self._session is not None
+        if key.id not in self._session.position:
+            raise ProblemError(f"{key} is not a variable or a dual variable of the problem that was solved.")
+        return self.variables[self._session.position[key.id]]
+
+    def vjp(self, cotangents: Mapping[Any, Any], objective: Any = None) -> dict[Any, np.ndarray]:
+        """Gradients of sum_v <cotangents[v], v> + <objective, optimal value>, for each parameter of the problem.
+
+        ``cotangents`` maps variables to arrays of their shape, (*batch, *shape).
+        """
+        assert self._session is not None
+        return self._session.vjp(cotangents, objective)
+
+    def jvp(self, tangents: Mapping[Any, Any]) -> tuple[dict[Any, np.ndarray], np.ndarray]:
+        """Directional derivatives of every variable, and of the optimal value, for changes of the parameters."""
+        assert self._session is not None
+        return self._session.jvp(tangents)
+
+
+class _Session:
+    """The layer behind one result, its point, and the certificate of its last derivative."""
+
+    def __init__(self, layer: Layer, parameters, variables, values: list[np.ndarray]) -> None:
+        self.layer, self.parameters, self.variables = layer, parameters, variables
+        self.shapes = [v.shape for v in values]
+        self.batch_shape = layer.batch_shape(self.shapes)
+        self.position = {v.id: i for i, v in enumerate(variables)}
+        self.point: Point = layer.solve(values, self.batch_shape)
+        self._certificate: Certificate | None = None
+
+    def vjp(self, cotangents: Mapping[Any, Any], objective: Any) -> dict[Any, np.ndarray]:
+        given: list[np.ndarray | None] = [None] * len(self.variables)
+        for variable, cotangent in cotangents.items():
+            output = self.layer.form.outputs[self.position[variable.id]]
+            given[self.position[variable.id]] = np.broadcast_to(cotangent, (*self.batch_shape, *output.shape))
+        value = None if objective is None else np.broadcast_to(np.asarray(objective, float), self.batch_shape)
+        wanted = range(len(self.parameters))
+        grads, certificate = self.layer.vjp(self.point, given, value, self.batch_shape, self.shapes, wanted)
+        self._certificate = certificate or self._certificate
+        return {parameter: grads[i] for i, parameter in enumerate(self.parameters)}
+
+    def jvp(self, tangents: Mapping[Any, Any]) -> tuple[dict[Any, np.ndarray], np.ndarray]:
+        given: list[np.ndarray | None] = [None] * len(self.parameters)
+        index = {p.id: i for i, p in enumerate(self.parameters)}
+        for parameter, tangent in tangents.items():
+            i = index[parameter.id]
+            given[i] = np.broadcast_to(tangent, self.shapes[i])
+        outputs, value, self._certificate = self.layer.jvp(self.point, given, self.batch_shape)
+        return dict(zip(self.variables, outputs, strict=True)), value.reshape(self.batch_shape)
+
+    def certify(self) -> Certificate:
+        if self._certificate is None:
+            self.vjp({v: 1.0 for v in self.variables if not v.is_complex()}, None)
+        assert self._certificate is not None
+        return self._certificate
+
+
+def solve(
+    problem: cp.Problem,
+    solver: Any = None,
+    *,
+    parameters: Mapping[cp.Parameter, Any] | None = None,
+    gp: bool = False,
+    gradient: Literal["exact", "smoothed"] = "exact",
+    smoothing: float = SMOOTHING,
+    on_failure: Literal["raise", "nan"] = "raise",
+    **settings: Any,
+) -> NumPyResult:
+    """Solve a CVXPY problem in float64, its parameters at their values or at the batches given.
+
+    Parameters
+    ----------
+    problem : cvxpy.Problem
+        A disciplined parametrized program; it is read, not changed.
+    solver : None, str or cvxlayers.solvers.Solver
+        None chooses by structure and size.
+    parameters : mapping from cvxpy.Parameter to array (*batch, *shape), optional
+        Values in place of those that the problem holds; batch dimensions broadcast.
+    gp, gradient, smoothing, on_failure
+        As for the layers.
+    **settings
+        Settings of the solver, such as ``tol=1e-9``.
+
+    Raises
+    ------
+    ProblemError
+        The problem is not DPP, or a parameter has no value.
+    SolverError
+        An element has no solution, unless ``on_failure="nan"``.
+
+    Examples
+    --------
+    >>> import cvxpy as cp, numpy as np
+    >>> x, p = cp.Variable(2, name="x"), cp.Parameter(2, name="p")
+    >>> problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0])
+    >>> result = solve(problem, parameters={p: np.array([[1.0, -2.0], [3.0, 4.0]])})
+    >>> result[x].round(6).tolist()
+    [[1.0, 0.0], [3.0, 4.0]]
+    >>> result.vjp({x: 1.0})[p].round(6).tolist()
+    [[1.0, 0.0], [1.0, 1.0]]
+    """
+    owned, variables = everything(problem)
+    given = dict(parameters or {})
+    for parameter in given:
+        if not any(parameter is own for own in owned):
+            raise ProblemError(f"{parameter} is not a parameter of the problem, whose parameters are {owned}.")
+    values = [_value(p, given[p]) if p in given else current_values([p])[0] for p in owned]
+    form = build(problem, owned, variables, gp=gp)
+    layer = Layer(
+        form,
+        solver=solver,
+        solver_args=settings,
+        gradient=gradient,
+        smoothing=smoothing,
+        on_failure=on_failure,
+    )
+    session = _Session(layer, owned, variables, values)
+    point, shape = session.point, session.batch_shape
+    return NumPyResult(
+        tuple(layer.outputs(point, shape)),
+        layer.objective(point).reshape(shape),
+        np.asarray(point.solution.status).reshape(shape),
+        point.solution.residuals.reshape(*shape, 3),
+        np.asarray(point.solution.iterations).reshape(shape),
+        tuple(output.name for output in form.outputs),
+        session.certify,
+        session,
+    )
+
+
+def _value(parameter: cp.Parameter, value: Any) -> np.ndarray:
+    return np.asarray(value, dtype=complex if parameter.is_complex() else float)
+
+
+__all__: Sequence[str] = ["NumPyResult", "solve"]
