@@ -99,7 +99,7 @@ class PositiveSemidefinite(Cone):
         Z, S, H = (self.matrix(x) for x in (z, s, h))
         trace = xp.linalg.trace(Z + S)[..., None, None]
         # The element (Z + e/2)/(W + e) is 1/2 at 0/0 and moves nothing else.
-        shift = xp.where(trace > 0, 16 * float(xp.finfo(z.dtype).eps) * trace, 1.0)
+        shift = xp.where(trace > 0, 4 * float(xp.finfo(z.dtype).eps) * trace, 1.0)
         half = shift / 2 * constant(np.eye, (self.k,), z)
         Z, S = Z + half, S + half
         return self.vector(lyapunov(Z + S, Z @ H + H @ Z))
@@ -118,7 +118,7 @@ class PositiveSemidefinite(Cone):
         sum_z = values_z[..., rows] + values_z[..., cols]
         total = sum_z + values_s[..., rows] + values_s[..., cols]
         lam = np.divide(sum_z, total, out=np.full_like(total, 0.5), where=total > 0)
-        products = Q[..., :, None, rows] * Q[..., None, :, cols].swapaxes(-3, -2)
+        products = Q[..., :, None, rows] * Q[..., None, :, cols]
         products = (products + products.swapaxes(-3, -2)) * (factor / 2)
         V = products[..., rows, cols, :] * factor[:, None]
         return lam, V.astype(z.dtype, copy=False), margin.min(axis=-1)

@@ -93,14 +93,18 @@ class SecondOrder(Cone):
             lam, margin = snap(z, s, mu)
             return lam, None, margin[..., 0]
         n, V = _frame((z - s)[..., 1:])
-        plus, minus = ((v[..., 0] + sign * np.sum(n * v[..., 1:], axis=-1) for v in (z, s)) for sign in (1, -1))
-        values_z, values_s = (np.stack(v, axis=-1) for v in zip(plus, minus, strict=True))
+        values_z, values_s = (_spectral_values(x, n) for x in (z, s))
         ends, margin = snap(values_z, values_s, mu)
         sum_z = np.where(ends == 0, 0, np.maximum(values_z, 0)).sum(axis=-1)
         total = sum_z + np.where(ends == 1, 0, np.maximum(values_s, 0)).sum(axis=-1)
         middle = np.divide(sum_z, total, out=np.full_like(total, 0.5), where=total > 0)
         lam = np.concatenate([ends, np.broadcast_to(middle[..., None], (*middle.shape, self.d - 2))], axis=-1)
         return lam, V, margin.min(axis=-1)
+
+
+def _spectral_values(x: np.ndarray, n: np.ndarray) -> np.ndarray:
+    along = np.sum(n * x[..., 1:], axis=-1)
+    return np.stack([x[..., 0] + along, x[..., 0] - along], axis=-1)
 
 
 def _frame(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
