@@ -162,7 +162,7 @@ def current_values(parameters: Sequence[cp.Parameter]) -> list[np.ndarray]:
     """
     values = []
     for parameter in parameters:
-        value = parameter.value
+        value = parameter.value_sparse if parameter.attributes["sparsity"] else parameter.value
         if value is None:
             raise plain.no_value(parameter)
         value = value.toarray() if sp.issparse(value) else value

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 
 import cvxpy as cp
+from cvxpy.atoms.affine.add_expr import AddExpression
 from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.utilities import scopes
 
@@ -50,7 +51,7 @@ def _check_convex(problem: cp.Problem) -> None:
                 "The problem is quasiconvex (DQCP), and is solved by bisection, which has no derivative: fix the level "
                 "t of the objective as a parameter, and make the layer of the convex feasibility problem at t."
             )
-        raise ProblemError(f"the problem is not convex by the DCP rules because of '{culprit}'. {advice}")
+        raise ProblemError(f"the problem is not convex by the DCP rules because of '{quote(culprit)}'. {advice}")
     with _objective_scope():
         objective = problem.objective.is_dcp(dpp=True)
     if objective and all(c.is_dcp(dpp=True) for c in problem.constraints) and all(map(_bounds_ok, problem.variables())):
@@ -115,6 +116,11 @@ def _problem_culprit(
         if not objective_ok:
             stack.enter_context(_objective_scope())
             found = _smallest([problem.objective.expr], expression_ok)
+            if isinstance(found, AddExpression) and found is problem.objective.expr:
+                # Each term is fine by itself: the one to name curves the wrong way.
+                minimize = isinstance(problem.objective, cp.Minimize)
+                wrong = [e for e in found.args if not (e.is_convex() if minimize else e.is_concave())]
+                return wrong[0] if wrong else found
             return problem.objective if found is None else found
         for constraint in problem.constraints:
             if not constraint_ok(constraint):

@@ -114,4 +114,6 @@ def agrees(problem: cp.Problem, requested=None, gp: bool = False, tol: float = 1
         for variable, output, reference in zip(requested, outputs, expected, strict=True):
             assert output.shape == variable.shape
             # CVXPY keeps some duals of one cone as a column.
-            np.testing.assert_allclose(output, reference.reshape(variable.shape), rtol=tol, atol=tol, err_msg=str(variable))
+            np.testing.assert_allclose(
+                output, reference.reshape(variable.shape), rtol=tol, atol=tol, err_msg=str(variable)
+            )
