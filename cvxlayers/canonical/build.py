@@ -16,6 +16,7 @@ from cvxlayers.canonical.constraints import lower_constraint
 from cvxlayers.canonical.form import AffineSolverAffine, Lift
 from cvxlayers.canonical.geometric import take_logarithms
 from cvxlayers.canonical.leaves import lower_leaves
+from cvxlayers.canonical.objective import separate
 from cvxlayers.canonical.rows import Rows, arrange
 from cvxlayers.canonical.tensors import Columns, affine_map, entries, matrix_map
 from cvxlayers.conic.program import ConeProgram
@@ -75,8 +76,9 @@ def build(
         lowered += lower_constraint(constraint)[0]
     if not cp.Problem(type(objective)(expression), lowered).variables():
         lowered.append(cp.Variable(name="none") == 0)
-    stuffed = stuff(type(objective)(expression), lowered)
-    rows = arrange(stuffed.constraints)
+    curved, linear = separate(type(objective)(expression))
+    stuffed = stuff(curved, lowered if linear is None else [*lowered, linear])
+    rows = arrange(stuffed.constraints, None if linear is None else stuffed.constraint_ids[linear.id])
 
     described, sources = [], []
     for i, parameter in enumerate(parameters):
@@ -127,10 +129,15 @@ def _lift(stuffed: Stuffed, rows: Rows, columns: Columns) -> tuple[ConeProgram, 
     at, cols, values = entries(stuffed.A)
     variable, row = np.divmod(at, max(height, 1))
     i, values = rows.target[row], values * rows.scale[row]
+    # The row that stands for linear terms of the objective, entered with the opposite sign: of q and r, not of A.
+    in_objective = i < 0
+    linear = variable[in_objective], cols[in_objective], -values[in_objective]
+    if in_objective.any():
+        i, variable, cols, values = (part[~in_objective] for part in (i, variable, cols, values))
     offset = variable == n
     A, A_map = matrix_map((m, n), i[~offset], variable[~offset], cols[~offset], -values[~offset], columns)
     b_map = affine_map(m, i[offset], cols[offset], values[offset], columns)
-    at, cols, values = entries(stuffed.q)
+    at, cols, values = (np.concatenate(parts) for parts in zip(entries(stuffed.q), linear, strict=True))
     r_part = at == n
     q_map = affine_map(n, at[~r_part], cols[~r_part], values[~r_part], columns)
     r_map = affine_map(1, at[r_part] - n, cols[r_part], values[r_part], columns)

@@ -38,17 +38,22 @@ class Rows:
         return self.target[rows], scale
 
 
-def arrange(constraints: Sequence[cp.Constraint]) -> Rows:
-    """Order the constraints by cone: zero, nonnegative, second-order, semidefinite, exponential, power."""
+def arrange(constraints: Sequence[cp.Constraint], without: int | None = None) -> Rows:
+    """Order the constraints by cone: zero, nonnegative, second-order, semidefinite, exponential, power.
+
+    The rows of the constraint with the id ``without`` have the target -1.
+    """
     offsets, total = {}, 0
     for constraint in constraints:
         offsets[id(constraint)] = total
         total += sum(argument.size for argument in constraint.args)
-    target, scale = np.empty(total, dtype=np.int64), np.ones(total)
+    target, scale = np.full(total, -1, dtype=np.int64), np.ones(total)
     arguments: dict[tuple[int, int], np.ndarray] = {}
     blocks: list[Cone] = []
     height = 0
     for constraint in sorted(constraints, key=lambda constraint: _ORDER.index(type(constraint))):
+        if constraint.id == without:
+            continue
         start = offsets[id(constraint)]
         sizes = [argument.size for argument in constraint.args]
         splits = np.split(np.arange(start, start + sum(sizes)), np.cumsum(sizes)[:-1])
