@@ -40,7 +40,7 @@ def conic(core: Layer, settings: tuple, warm_start: bool, ndim: int, values: tup
     shapes += [jax.ShapeDtypeStruct(batch, np.int32)]
 
     def host(*arrays):
-        arrays = [np.asarray(a) for a in arrays]
+        arrays = [np.array(a) for a in arrays]
         shape = core.batch_shape([a.shape for a in arrays])
         start = core.recent if warm_start else None
         point = core.solve(arrays, shape, solver_args=dict(settings), warm_start=start, on_failure="nan")
@@ -48,7 +48,7 @@ def conic(core: Layer, settings: tuple, warm_start: bool, ndim: int, values: tup
         solution = point.solution
         out = (*point.at_zero, solution.status, solution.residuals, solution.iterations)
         return tuple(
-            np.asarray(v, s.dtype).reshape(*shape, *v.shape[1:]) for v, s in zip(out, shapes, strict=True)
+            np.asarray(v, s.dtype).reshape((*shape, *v.shape[1:])) for v, s in zip(out, shapes, strict=True)
         )
 
     out = jax.pure_callback(host, tuple(shapes), *values, **_VMAP)
@@ -84,19 +84,28 @@ def linear_solve(core: Layer, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]
 
     def solve(gx, gz):
         shapes = (jax.ShapeDtypeStruct(gx.shape, gx.dtype), jax.ShapeDtypeStruct(gz.shape, gz.dtype))
-        stop = jax.lax.stop_gradient
-        return jax.pure_callback(host, shapes, *(stop(v) for v in (P, A, z, s)), gx, gz, **_VMAP)
+        fixed = (jax.lax.stop_gradient(v) for v in (P, A, z, s))
+        return jax.pure_callback(host, shapes, *fixed, gx, gz, **_VMAP)
 
     def system(w):
-        return d.operator(P, A, z, s, *w, mu)
+        return _join(d.operator(P, A, z, s, *_split(w), mu))
 
     def forth(_: Any, b):
-        wx, wz = solve(b[0] + d.A_transposed(A, b[1]), b[1])
-        return wx, wz - b[1]
+        bx, bz = _split(b)
+        wx, wz = solve(bx + d.A_transposed(A, bz), bz)
+        return _join((wx, wz - bz))
 
     def back(_: Any, b):
-        wx, wz = solve(*b)
-        return wx, wz + d.A_times(A, wx) - b[1]
+        bx, bz = _split(b)
+        wx, wz = solve(bx, bz)
+        return _join((wx, wz + d.A_times(A, wx) - bz))
 
-    right = (gx, cone.derivative(z, s, gz, mu))
-    return jax.lax.custom_linear_solve(system, right, forth, back)
+    def _split(w):
+        return w[..., : core.form.program.n], w[..., core.form.program.n :]
+
+    right = _join((gx, cone.derivative(z, s, gz, mu)))  # one vector: JAX transposes it as a whole
+    return _split(jax.lax.custom_linear_solve(system, right, forth, back))
+
+
+def _join(parts: tuple[jax.Array, jax.Array]) -> jax.Array:
+    return jnp.concatenate(parts, axis=-1)
