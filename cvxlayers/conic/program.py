@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -95,6 +95,10 @@ class ConeData:
         """P, q, A, b of one problem of the batch."""
         return tuple(v[i] if v.ndim == 2 else v for v in (self.P, self.q, self.A, self.b))
 
+    def take(self, elements: slice | np.ndarray) -> ConeData:
+        """Some elements, by index, as a batch of their own; what is shared stays shared."""
+        return _take(self, elements, matrix=1)
+
 
 @dataclass(frozen=True, eq=False)
 class DenseData:
@@ -117,6 +121,16 @@ class DenseData:
         A = self.A[i] if self.A.ndim == 3 else self.A
         return P, self.q[i] if self.q.ndim == 2 else self.q, A, self.b[i] if self.b.ndim == 2 else self.b
 
+    def take(self, elements: slice | np.ndarray) -> DenseData:
+        """Some elements, by index, as a batch of their own; what is shared stays shared."""
+        return _take(self, elements, matrix=2)
+
+
+def _take(data, elements: slice | np.ndarray, matrix: int):
+    own = {"P": matrix, "q": 1, "A": matrix, "b": 1, "r": 0}
+    values = {k: v[elements] if (v := getattr(data, k)).ndim > d else v for k, d in own.items()}
+    return type(data)(len(np.arange(data.batch)[elements]), **values)
+
 
 @dataclass(frozen=True, eq=False)
 class ConicSolution:
@@ -132,3 +146,20 @@ class ConicSolution:
     status: np.ndarray
     iterations: np.ndarray
     residuals: np.ndarray | None = None
+
+    def take(self, elements: slice | np.ndarray) -> ConicSolution:
+        """Some elements, as a batch of their own."""
+        return ConicSolution(*(None if (v := getattr(self, k)) is None else v[elements] for k in _BATCHED))
+
+    def put(self, elements: np.ndarray, other: ConicSolution) -> ConicSolution:
+        """The same, with some elements replaced by those of another batch, in order."""
+        new = {}
+        for k in _BATCHED:
+            mine, theirs = getattr(self, k), getattr(other, k)
+            if mine is not None and theirs is not None:
+                new[k] = mine.copy()
+                new[k][elements] = theirs
+        return replace(self, **new)
+
+
+_BATCHED = ("x", "z", "s", "status", "iterations", "residuals")

@@ -122,7 +122,7 @@ class Judge:
         if not status.any():  # all claim to be solved: almost always
             residuals = self.residuals(data, x, z, s)
             if residuals.max(initial=0.0) <= 10.0 * tol:
-                return ConicSolution(x, z, s, status, solution.iterations, residuals)
+                return replace(solution, residuals=residuals)
         status = status.copy()
         with np.errstate(all="ignore"):
             residuals = self.residuals(data, x, z, s)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution
 from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder
 from cvxlayers.solvers.equilibration import Equilibration
-from cvxlayers.solvers.settings import count, flag, positive
+from cvxlayers.solvers.settings import count, positive
 from cvxlayers.solvers.solver import ALL, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
 
@@ -29,7 +29,6 @@ class Clarabel(Solver):
 
     max_iter: int = count(200)
     time_limit: float = positive(math.inf)
-    verbose: bool = flag(False)
 
     name = "CLARABEL"
     package = "clarabel"
@@ -74,14 +73,14 @@ class _Prepared(Prepared):
     ) -> Callable[[Sequence[int]], None]:
         def solve(elements: Sequence[int]) -> None:
             workspace = self._free.pop() if self._free else self._workspace()
-            P, q, A, b, d, e, c = self._equilibration(_part(data, elements))
+            rows = slice(elements.start, elements.stop) if isinstance(elements, range) else elements
+            P, q, A, b, d, e, c = self._equilibration(data if len(elements) == data.batch else data.take(rows))
             for k, i in enumerate(elements):
                 workspace.update(P=P[k], q=q[k], A=A[k], b=b[k])
                 solution = workspace.solve()
                 out.status[i] = _STATUS.get(str(solution.status), Status.NUMERICAL_ERROR)
                 out.iterations[i] = solution.iterations
                 out.x[i], out.z[i], out.s[i] = solution.x, solution.z, solution.s
-            rows = slice(elements.start, elements.stop) if isinstance(elements, range) else elements
             out.x[rows] *= d
             out.z[rows] *= e / c[:, None]
             out.s[rows] /= e
@@ -91,15 +90,6 @@ class _Prepared(Prepared):
 
     def _seconds(self, data: ConeData) -> float:
         return 3e-4 + 1e-6 * self.program.A.nnz
-
-
-def _part(data: ConeData, elements: Sequence[int]) -> ConeData:
-    """The values of some elements, as a batch of its own."""
-    if len(elements) == data.batch:
-        return data
-    rows = slice(elements.start, elements.stop) if isinstance(elements, range) else elements
-    values = {name: v[rows] if (v := getattr(data, name)).ndim == 2 else v for name in ("P", "q", "A", "b")}
-    return replace(data, batch=len(elements), **values)
 
 
 def _cone(clarabel, block: Cone):

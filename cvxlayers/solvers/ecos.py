@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, Pattern
 from cvxlayers.sets import Exponential, SecondOrder
 from cvxlayers.solvers.ordering import Reordering
-from cvxlayers.solvers.settings import count, flag
+from cvxlayers.solvers.settings import count
 from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
 
@@ -28,7 +28,6 @@ class ECOS(Solver):
     """
 
     max_iter: int = count(100)
-    verbose: bool = flag(False)
 
     name = "ECOS"
     package = "ecos"

@@ -19,11 +19,19 @@ class Reordering:
         moved = theirs[A.rows]
         self._order = np.lexsort((moved, A.cols))  # by column, then by row
         self._shape = A.shape
+        self._columns = A.cols[self._order]
         self._indices, self._indptr = moved[self._order].astype(np.int32), A.indptr.astype(np.int32)
 
     def matrix(self, values: np.ndarray) -> sp.csc_matrix:
         """The permuted matrix with these values, given in our order."""
         return sp.csc_matrix((values[self._order], self._indices, self._indptr), shape=self._shape)
+
+    def values(self, matrix: sp.spmatrix) -> np.ndarray:
+        """The values, in our order, of a matrix with the permuted pattern, whose zeros may be missing."""
+        found = np.asarray(matrix.tocsr()[self._indices, self._columns]).ravel()
+        out = np.empty(len(found))
+        out[self._order] = found
+        return out
 
 
 def lower_triangles(cone: Product) -> np.ndarray:

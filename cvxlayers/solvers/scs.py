@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
 from cvxlayers.solvers.ordering import Reordering, lower_triangles
@@ -32,7 +30,6 @@ class SCS(Solver):
 
     max_iter: int = count(100000)
     time_limit: float = positive(math.inf)
-    verbose: bool = flag(False)
     acceleration_lookback: int = count(10, least=0)
     acceleration_interval: int = count(10)
     scale: float = positive(0.1)

@@ -66,6 +66,21 @@ def choice(default: str, *allowed: str) -> Any:
     return _setting(default, rule)
 
 
+def optional_count(default: int | None = None, least: int = 1) -> Any:
+    """None, or a whole number of at least ``least``."""
+    rule = Rule(
+        f"None or a whole number of at least {least}",
+        lambda v: v is None or (_is_number(v) and float(v).is_integer() and v >= least),
+        lambda v: None if v is None else int(v),
+    )
+    return _setting(default, rule)
+
+
+def solver_setting() -> Any:
+    """A solver; there is no default."""
+    return _setting(None, Rule("a Solver", lambda v: hasattr(v, "capabilities"), lambda v: v))
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """' Did you mean ...?' with the closest allowed name, or nothing.
 

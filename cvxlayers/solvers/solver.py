@@ -17,7 +17,7 @@ from cvxlayers.conic.residuals import Judge, restore, screen
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
 from cvxlayers.solvers.pool import available_cpus, run
-from cvxlayers.solvers.settings import did_you_mean, positive
+from cvxlayers.solvers.settings import did_you_mean, flag, optional_count, positive
 from cvxlayers.status import Status
 
 LINEAR: frozenset[type[Cone]] = frozenset({Zero, Nonnegative})
@@ -58,7 +58,8 @@ class Capabilities:
 class Solver(ABC):
     """A solver with its settings: frozen, comparable, picklable. Subclasses add settings as typed fields.
 
-    ``tol`` is the relative accuracy asked for, and what the residuals are judged by.
+    ``tol`` is the relative accuracy asked for, and what the residuals are judged by. ``threads`` bounds the threads of
+    a batch; None stands for all the CPUs that this process may use. ``verbose`` lets a solver that can print do so.
 
     Raises
     ------
@@ -67,6 +68,8 @@ class Solver(ABC):
     """
 
     tol: float = positive(1e-8)
+    threads: int | None = optional_count()
+    verbose: bool = flag(False)
 
     name: ClassVar[str]
     package: ClassVar[str | None] = None
@@ -130,14 +133,14 @@ class Prepared(ABC):
         """Solve a batch of problems; the result has been judged by its residuals (`cvxlayers.conic.residuals`).
 
         An element's numbers do not depend on the other elements, nor on the number of threads. Elements that hold NaN
-        or infinity are INVALID_INPUT and take no part. ``threads`` bounds the threads; by default all the CPUs that
-        this process may use, where the work is worth it. ``warm`` is a solution to start from: its NaN elements, and
+        or infinity are INVALID_INPUT and take no part. ``threads`` bounds the threads, by default as the solver's
+        setting does. ``warm`` is a solution to start from: its NaN elements, and
         solvers that have no use for it, start cold.
         """
         if self._dense != isinstance(data, DenseData):
             data = self.program.dense(data) if isinstance(data, ConeData) else self.program.sparse(data)
         data, invalid, absent = screen(self.program, data)
-        solution = _empty(data.batch, self.program)
+        solution = self._blank(data.batch)
         elements: np.ndarray | None = None
         if invalid is not None:
             solution.status[invalid] = Status.INVALID_INPUT
@@ -146,12 +149,17 @@ class Prepared(ABC):
         if warm is not None:
             warm = self._checked(warm, data.batch, absent)
         if size:
-            self._run(data, elements, size, warm, solution, threads)
+            self._run(data, elements, size, warm, solution, threads or self.solver.threads)
         if absent is not None:
             np.copyto(solution.z, 0.0, where=absent)
             np.copyto(solution.s, 1.0, where=absent)
         judged = self._judge(data, solution, self.solver.tol)
         return judged if absent is None else restore(judged, absent)
+
+    def _blank(self, batch: int) -> ConicSolution:
+        n, m = self.program.n, self.program.m
+        status, iterations = np.zeros(batch, dtype=np.int64), np.zeros(batch, dtype=np.int64)
+        return ConicSolution(np.empty((batch, n)), np.empty((batch, m)), np.empty((batch, m)), status, iterations)
 
     def _run(
         self, data, elements: np.ndarray | None, size: int, warm, solution: ConicSolution, threads: int | None
@@ -204,13 +212,3 @@ class Prepared(ABC):
 def starts(warm: ConicSolution | None, i: int) -> bool:
     """Whether element ``i`` has a point to start from."""
     return warm is not None and math.isfinite(warm.x[i].sum() + warm.z[i].sum() + warm.s[i].sum())
-
-
-def _empty(batch: int, program: ConeProgram) -> ConicSolution:
-    return ConicSolution(
-        np.empty((batch, program.n)),
-        np.empty((batch, program.m)),
-        np.empty((batch, program.m)),
-        np.zeros(batch, dtype=np.int64),
-        np.zeros(batch, dtype=np.int64),
-    )

@@ -1,0 +1,169 @@
+"""Which solver for which program: by what each can do, and by structure and size; with the reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cvxlayers.conic.program import ConeProgram
+from cvxlayers.errors import SettingsError
+from cvxlayers.solvers.fallback import Fallback
+from cvxlayers.solvers.registry import names, resolve, solver_class, translate
+from cvxlayers.solvers.solver import LINEAR, Solver
+
+__all__ = ["Candidate", "Plan", "choose", "resolve"]
+
+# Measured on two x86 cores, dense and sparse quadratic programs, one problem at a time (benchmarks/qp_files.py).
+_DENSE_WORK = 2e8  # n (n + m)^2 up to which the active-set method wins on dense data
+_SPARSE_WORK = 3e5  # the same on sparse data
+_DENSE = 0.25  # the share of stored entries from which data count as dense
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A solver that was considered, and what speaks for or against it."""
+
+    name: str
+    chosen: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which solver a program gets, and why. ``str(plan)`` is a table.
+
+    ``requested`` is what the caller asked for: a name, a Solver or None.
+    """
+
+    solver: Solver
+    reason: str
+    candidates: tuple[Candidate, ...] = ()
+    requested: Any = None
+
+    def __str__(self) -> str:
+        width = max((len(c.name) for c in self.candidates), default=0)
+        lines = [f"{self.solver.name}: {self.reason}", f"  settings: {self.solver!r}"]
+        lines += [f"  {'->' if c.chosen else '  '} {c.name:<{width}}  {c.reason}" for c in self.candidates]
+        return "\n".join(lines)
+
+
+def choose(
+    program: ConeProgram,
+    solver: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    batch: int | None = None,
+    shared: bool = False,
+) -> Plan:
+    """The solver for a program: the one asked for, or with ``solver=None`` the one expected to be fastest.
+
+    A small or dense quadratic program with a positive diagonal in P gets an active-set method, with an interior-point
+    method behind it; everything else an interior-point method. Settings narrow the choice to solvers that have them.
+    ``batch`` is the size of the batches to come and ``shared`` whether they share P and A, if that is known.
+
+    Raises
+    ------
+    SettingsError
+        The solver lacks what the program needs or is not installed (the message says what each candidate lacks), or a
+        setting is unknown or out of range.
+
+    >>> import numpy as np
+    >>> from cvxlayers.conic.program import Pattern
+    >>> from cvxlayers.sets import Nonnegative, Product
+    >>> one = Pattern((1, 1), np.array([0]), np.array([0]))
+    >>> choose(ConeProgram(one, one, Product((Nonnegative(1),)))).solver.name
+    'DAQP, then CLARABEL'
+    """
+    settings = dict(settings or {})
+    if solver is None and "solve_method" in settings:  # how diffcp's users name a solver
+        solver = settings.pop("solve_method")
+        return _asked(program, solver, settings, None)
+    if solver is not None:
+        return _asked(program, solver, settings, solver)
+    linear = all(type(block) in LINEAR or not block.size for block in program.cone.blocks)
+    preferred = _preferred(program, shared) if linear else {"CLARABEL": "an interior-point method for every cone"}
+    candidates, able = [], []
+    for name in (*preferred, *(name for name in names() if name not in preferred)):
+        against = _against(program, name, settings)
+        if against is None:
+            able.append(name)
+        candidates.append((name, against))
+    if not able:
+        raise SettingsError(_nobody(program, "no solver can solve this problem with these settings", candidates))
+    best = able[0]
+    chosen: Solver = resolve(best, settings)
+    reason = preferred.get(best, "the first that can")
+    if best != "CLARABEL" and "CLARABEL" in able:
+        chosen = Fallback(tol=chosen.tol, threads=chosen.threads, first=chosen, second=resolve("CLARABEL", settings))
+        reason += "; an interior-point method for the elements that it does not solve"
+    rows = []
+    for name, against in candidates:
+        if name == best:
+            rows.append(Candidate(name, True, reason))
+        else:
+            rows.append(Candidate(name, False, against or _WHY_NOT.get(name, "expected to be slower here")))
+    return Plan(chosen, reason, tuple(rows))
+
+
+def _preferred(program: ConeProgram, shared: bool) -> dict[str, str]:
+    """Solvers of a quadratic program, best first, with the reasons."""
+    n, m = program.n, program.m
+    diagonal = int((program.P.rows == program.P.cols).sum())
+    stored = program.P.nnz + program.A.nnz
+    dense = stored >= _DENSE * (n * (n + 1) / 2 + m * n)
+    work = n * float(n + m) ** 2
+    if diagonal < n or n == 0:
+        return {"CLARABEL": "an interior-point method: P has zeros on its diagonal"}
+    if work <= (_DENSE_WORK if dense else _SPARSE_WORK):
+        kind = "dense" if dense else "small"
+        return {"DAQP": f"an active-set method for a {kind} quadratic program (n={n}, m={m})"}
+    return {"CLARABEL": f"an interior-point method for a {'large' if dense else 'sparse'} quadratic program"}
+
+
+_WHY_NOT = {
+    "DAQP": "an active-set method, for small or dense quadratic programs with a positive diagonal in P",
+    "CLARABEL": "slower on small dense quadratic programs",
+    "OSQP": "a first-order method: slower to high accuracy",
+    "SCS": "a first-order method: slower to high accuracy",
+    "PIQP": "holds Python's lock, so that a batch runs in one thread",
+    "ECOS": "slower than Clarabel",
+    "DIFFCP": "another solver with a derivative of its own, on request only",
+    "MOREAU": "on request only",
+}
+
+
+def _against(program: ConeProgram, name: str, settings: Mapping[str, Any]) -> str | None:
+    """What keeps a solver from being used, or None."""
+    kind = solver_class(name)
+    missing = kind.capabilities.missing(program)
+    if missing:
+        return "lacks " + " and ".join(missing)
+    own = {f.name for f in fields(kind)}
+    unknown = [setting for setting in translate(kind, settings) if setting not in own]
+    if unknown:
+        return "has no setting " + " or ".join(f"'{setting}'" for setting in unknown)
+    if not kind.is_available():
+        return f"is not installed (pip install {kind.package})"
+    return None
+
+
+def _asked(program: ConeProgram, solver: Any, settings: Mapping[str, Any], requested: Any) -> Plan:
+    chosen = resolve(solver, settings)
+    missing = chosen.capabilities.missing(program)
+    if missing or not chosen.is_available():
+        problem = (
+            f"solver {chosen.name} lacks {' and '.join(missing)}, which the problem needs"
+            if missing
+            else f"solver {chosen.name} is not installed (pip install {chosen.package})"
+        )
+        raise SettingsError(_nobody(program, problem, [(name, _against(program, name, {})) for name in names()]))
+    return Plan(chosen, "asked for", (Candidate(chosen.name, True, "asked for"),), requested)
+
+
+def _nobody(program: ConeProgram, problem: str, candidates: list[tuple[str, str | None]]) -> str:
+    able = [name for name, against in candidates if against is None]
+    lines = [f"{problem}."]
+    if able:
+        lines.append(f"These can: {', '.join(able)}; or leave the choice open with solver=None.")
+    lines += [f"  {name} {against}" for name, against in candidates if against is not None]
+    return "\n".join(lines)
