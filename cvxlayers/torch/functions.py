@@ -25,9 +25,15 @@ class Call:
     """One call of a layer: what its forward pass leaves for its derivatives."""
 
     def __init__(
-        self, core: Layer, dtype: torch.dtype, solver_args: Mapping[str, Any] | None, warm_start: Point | None
+        self,
+        core: Layer,
+        dtype: torch.dtype,
+        solver_args: Mapping[str, Any] | None = None,
+        warm_start: Point | None = None,
+        objective: bool = True,
     ) -> None:
         self.core, self.dtype, self.solver_args, self.warm_start = core, dtype, solver_args, warm_start
+        self.objective = objective  # whether the optimal value is an output, the last one
         self.batch_shape: tuple[int, ...] = ()
         self.shapes: list[tuple[int, ...]] = []
         self.point: Point
@@ -59,7 +65,8 @@ class Call:
         self, cotangents: Sequence[torch.Tensor | None], wanted: Sequence[int]
     ) -> dict[int, np.ndarray]:
         """Gradients of the parameters in ``wanted``, in NumPy."""
-        *outputs, value = (None if g is None else _numpy(g) for g in cotangents)
+        outputs = [None if g is None else _numpy(g) for g in cotangents]
+        value = outputs.pop() if self.objective else None
         grads, certificate = self.core.vjp(self.point, outputs, value, self.batch_shape, self.shapes, wanted)
         if certificate is not None:
             self._certificate = certificate
@@ -82,17 +89,19 @@ class Call:
 
 
 def solve(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The outputs, and the optimal value last."""
+    """The outputs, and the optimal value last if the call asks for it."""
     if not tensors:
         call.run(())
         like = torch.zeros((), dtype=call.dtype)
         return tuple(call.tensor(o, like) for o in _outputs(call))
-    return _Layer.apply(call, *tensors)
+    function = _Layer if torch._C._are_functorch_transforms_active() else _EagerLayer
+    return function.apply(call, *tensors)
 
 
 def _outputs(call: Call) -> list[np.ndarray]:
     core, point, shape = call.core, call.point, call.batch_shape
-    return [*core.outputs(point, shape), core.objective(point).reshape(shape)]
+    outputs = core.outputs(point, shape)
+    return [*outputs, core.objective(point).reshape(shape)] if call.objective else outputs
 
 
 class _Function(Function):
@@ -131,6 +140,19 @@ class _Layer(_Function):
     def vmap(info, in_dims, call: Call, *tensors: torch.Tensor):
         moved = _batch_first(call, tensors, in_dims[1:])
         return _Layer.apply(call, *moved), 0
+
+
+class _EagerLayer(Function):
+    """`_Layer` outside ``torch.func`` transforms, where it need not pay for them."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, *tensors: torch.Tensor):
+        outputs = _Layer.forward(call, *tensors)
+        _Layer.setup_context(ctx, (call, *tensors), outputs)
+        return outputs
+
+    backward = _Layer.backward
+    jvp = _Layer.jvp
 
 
 class _Conic(_Function):
@@ -226,6 +248,7 @@ def _residual(call: Call, wx: torch.Tensor, wz: torch.Tensor) -> Callable:
 def _recover(call: Call, data: tuple[torch.Tensor, ...], x: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The outputs as a function of the conic data, x and z."""
     outputs = call.core.ends.recover(data, x, z)
+    outputs = outputs if call.objective else outputs[:-1]
     return tuple(o.to(call.dtype.to_complex() if o.is_complex() else call.dtype) for o in outputs)
 
 

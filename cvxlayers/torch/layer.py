@@ -116,12 +116,12 @@ class CvxpyLayer(torch.nn.Module):
         SolverError
             An element has no solution, unless ``on_failure="nan"``.
         """
-        return self._solve(params, solver_args, warm_start)[0][:-1]
+        return self._solve(params, solver_args, warm_start, objective=False)[0]
 
     @torch.compiler.disable
     def solve(self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False) -> Result:
         """As a call, with the optimal value, status, residuals, iterations and the derivative's certificate."""
-        outputs, call = self._solve(params, solver_args, warm_start)
+        outputs, call = self._solve(params, solver_args, warm_start, objective=True)
         shape, solution, device = call.batch_shape, call.point.solution, outputs[-1].device
         return Result(
             outputs[:-1],
@@ -133,9 +133,9 @@ class CvxpyLayer(torch.nn.Module):
             call.certify,
         )
 
-    def _solve(self, params, solver_args, warm_start):
+    def _solve(self, params, solver_args, warm_start, objective):
         tensors, dtype = _tensors(params)
-        call = Call(self.core, dtype, solver_args, self._last if warm_start else None)
+        call = Call(self.core, dtype, solver_args, self._last if warm_start else None, objective)
         outputs = solve(call, tensors)
         if warm_start:
             self._last = call.point
