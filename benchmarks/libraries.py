@@ -54,11 +54,11 @@ class Library:
         )
         return torch.autograd.grad(loss, tuple(self.leaves.values()))
 
-    def result(self) -> dict[str, np.ndarray]:
-        """The solution and the gradients, to compare with the reference."""
-        x = torch.cat([x.reshape(self.case.batch or 1, -1) for x in self.forward()], 1)
-        gradients = zip(self.leaves, self.backward(), strict=True)
-        return {"x": x.numpy(), **{name: np.asarray(g.detach()) for name, g in gradients}}
+    def result(self, solution: tuple[torch.Tensor, ...], gradients: tuple[torch.Tensor, ...]) -> dict[str, np.ndarray]:
+        """What the two calls gave, to compare with the reference."""
+        x = torch.cat([x.reshape(self.case.batch or 1, -1) for x in solution], 1)
+        named = zip(self.leaves, gradients, strict=True)
+        return {"x": x.numpy(), **{name: np.asarray(g.detach()) for name, g in named}}
 
     def versions(self) -> dict[str, str]:
         return {name: version(name) for name in (*self.packages, "torch", "numpy")}
@@ -102,11 +102,13 @@ class Cvxlayers(Layer):
     packages = ("cvxpy", "clarabel", "daqp", "qdldl")
 
     def lift(self):
-        return self.layer.lift(*self.values.values())
+        core = self.layer.core
+        vectors = core.vectors([value.numpy() for value in self.values.values()], ())
+        return core.reduction.reduce(vectors, 1)
 
     @property
     def solver(self) -> str:
-        return str(getattr(self.layer, "solver", ""))
+        return type(self.layer.core.plan.solver).__name__
 
 
 class DiffcpDefault(Layer):

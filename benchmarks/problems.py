@@ -246,7 +246,7 @@ def sparse_lp(n: int, per_column: int = 16, seed: int = 0) -> Case:
     random = np.random.RandomState(seed)
     density = (per_column - 2) / (2 * n)
     G = np.where(random.rand(2 * n, n) < density, random.randn(2 * n, n), 0.0)
-    G[:n] += np.diag(random.choice([-1.0, 1.0], n))
+    G[:n] += 2.5 * np.diag(random.choice([-1.0, 1.0], n))
     G[n:] += np.eye(n)
     x, duals = random.randn(n), random.rand(n) + 0.1
     vectors = {"p": -G[:n].T @ duals, "h": G @ x + np.concatenate([np.zeros(n), random.rand(n) + 0.1])}

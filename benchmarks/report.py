@@ -33,7 +33,7 @@ def small(value: float | None) -> str:
 
 def solved(entry: dict) -> bool:
     """Whether the result is a solution at all; the accuracy itself is in a table of its own."""
-    return "error" not in entry and entry.get("x_error", 0.0) <= WRONG
+    return "error" not in entry and entry.get("usual_error", entry.get("x_error", 0.0)) <= WRONG
 
 
 def times(entry: dict) -> str:
@@ -44,7 +44,8 @@ def times(entry: dict) -> str:
         return number(entry["lift_ms"])
     if "seconds" in entry:
         return f"{number(entry['seconds'])} s, {entry['gib']:.2f} GiB"
-    return " / ".join(number(entry[f"{m}_ms"]) if f"{m}_ms" in entry else "—" for m in MODES)
+    wrong = f" ({entry['wrong']} wrong)" if entry.get("wrong") else ""
+    return " / ".join(number(entry[f"{m}_ms"]) if f"{m}_ms" in entry else "—" for m in MODES) + wrong
 
 
 def accuracy(entry: dict) -> str:
@@ -120,6 +121,8 @@ def families(entries: list[dict]) -> list[dict]:
         for key in ("forward_ms", "backward_ms"):
             if values := [e[key] for e in good if key in e]:
                 entry[key] = statistics.median(values)
+        if values := [e["x_error"] for e in good if "x_error" in e]:
+            entry |= {"usual_error": statistics.median(values), "wrong": sum(value > WRONG for value in values)}
         for key in ("x_error", "objective_error", "violation", "gradient_error"):
             if values := [e[key] for e in good if key in e]:
                 entry[key] = max(values)
