@@ -131,7 +131,7 @@ class _Prepared(Prepared):
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")
                         x, y, s, _, adjoint = diffcp.solve_and_derivative(
-                            order.matrix(A),
+                            order.matrix(A).copy(),  # diffcp takes zeros out of it, in place
                             b[order.rows],
                             q.copy(),
                             dict(self._cone),

@@ -86,5 +86,7 @@ class _Prepared(Prepared):
                 out.x[i] = result.x
                 out.z[i, :p], out.z[i, p:] = result.y, result.z_u
                 out.s[i, :p], out.s[i, p:] = 0.0, result.s_u
+                if out.status[i] == Status.UNBOUNDED:
+                    out.s[i, p:] = -(G @ result.x)
 
         return solve

@@ -18,6 +18,7 @@ from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
 from cvxlayers.solvers.pool import available_cpus, run
 from cvxlayers.solvers.settings import did_you_mean, flag, optional_count, positive
+from cvxlayers.solvers.trivial import solve_trivial
 from cvxlayers.status import Status
 
 LINEAR: frozenset[type[Cone]] = frozenset({Zero, Nonnegative})
@@ -148,7 +149,9 @@ class Prepared(ABC):
         size = data.batch if elements is None else len(elements)
         if warm is not None:
             warm = self._checked(warm, data.batch, absent)
-        if size:
+        if not (self.program.n and self.program.m):
+            solve_trivial(self.program, data, range(size) if elements is None else elements, solution)
+        elif size:
             self._run(data, elements, size, warm, solution, threads or self.solver.threads)
         if absent is not None:
             np.copyto(solution.z, 0.0, where=absent)
