@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
@@ -15,7 +16,7 @@ from cvxlayers.canonical.check import check_problem, check_request
 from cvxlayers.canonical.constraints import lower_constraint
 from cvxlayers.canonical.form import AffineSolverAffine, Lift
 from cvxlayers.canonical.geometric import take_logarithms
-from cvxlayers.canonical.leaves import lower_leaves
+from cvxlayers.canonical.leaves import lower_leaves, parameters_of
 from cvxlayers.canonical.objective import separate
 from cvxlayers.canonical.rows import Rows, arrange
 from cvxlayers.canonical.tensors import Columns, affine_map, entries, matrix_map
@@ -86,7 +87,7 @@ def build(
         described.append(plain.describe(parameter, transform))
         sources += [(column, i, matrix) for column, matrix in parts]
     sizes = [parameter.size for parameter in described]
-    columns = Columns(plain.stack(sources, stuffed.q.shape[1] - 1, sizes), sizes)
+    columns = Columns(plain.stack(sources, stuffed.width, sizes), sizes)
     program, lift = _lift(stuffed, rows, columns)
 
     primal = {v.id: outputs.primal_matrix(logarithms.get(v.id, v), pieces, stuffed) for v in problem.variables()}
@@ -129,15 +130,14 @@ def _lift(stuffed: Stuffed, rows: Rows, columns: Columns) -> tuple[ConeProgram, 
     at, cols, values = entries(stuffed.A)
     variable, row = np.divmod(at, max(height, 1))
     i, values = rows.target[row], values * rows.scale[row]
-    # The row that stands for linear terms of the objective, entered with the opposite sign: of q and r, not of A.
-    in_objective = i < 0
-    linear = variable[in_objective], cols[in_objective], -values[in_objective]
-    if in_objective.any():
-        i, variable, cols, values = (part[~in_objective] for part in (i, variable, cols, values))
-    offset = variable == n
-    A, A_map = matrix_map((m, n), i[~offset], variable[~offset], cols[~offset], -values[~offset], columns)
-    b_map = affine_map(m, i[offset], cols[offset], values[offset], columns)
-    at, cols, values = (np.concatenate(parts) for parts in zip(entries(stuffed.q), linear, strict=True))
+    # One row may stand for linear terms of the objective, with the opposite sign: it is of q and r, not of A and b.
+    linear, offset = i < 0, variable == n
+    part = np.flatnonzero(~(linear | offset))
+    A, A_map = matrix_map((m, n), i[part], variable[part], cols[part], -values[part], columns)
+    part = np.flatnonzero(offset & ~linear)
+    b_map = affine_map(m, i[part], cols[part], values[part], columns)
+    terms = variable[linear], cols[linear], -values[linear]
+    at, cols, values = (np.concatenate(parts) for parts in zip(entries(stuffed.q), terms, strict=True))
     r_part = at == n
     q_map = affine_map(n, at[~r_part], cols[~r_part], values[~r_part], columns)
     r_map = affine_map(1, at[r_part] - n, cols[r_part], values[r_part], columns)
@@ -159,7 +159,7 @@ def everything(problem: cp.Problem) -> tuple[list[cp.Parameter], list[cp.Variabl
     for constraint in _distinct(problem.constraints):
         if lower_constraint(constraint)[1] is not None:
             duals += constraint.dual_variables
-    return problem.parameters(), [*problem.variables(), *duals]
+    return parameters_of(problem), [*problem.variables(), *duals]
 
 
 def current_values(parameters: Sequence[cp.Parameter]) -> list[np.ndarray]:
@@ -169,7 +169,7 @@ def current_values(parameters: Sequence[cp.Parameter]) -> list[np.ndarray]:
     """
     values = []
     for parameter in parameters:
-        value = parameter.value_sparse if parameter.attributes["sparsity"] else parameter.value
+        value: Any = parameter.value_sparse if parameter.attributes["sparsity"] else parameter.value
         if value is None:
             raise plain.no_value(parameter)
         value = value.toarray() if sp.issparse(value) else value

@@ -5,12 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 from cvxpy import settings
-from cvxpy.constraints import SOC, PowCone3D
+from cvxpy.constraints.power import PowCone3D
+from cvxpy.constraints.second_order import SOC
 from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr
 from cvxpy.reductions.solvers.conic_solvers.conic_solver import ConicSolver
 
@@ -50,16 +52,16 @@ class Stuffed:
     """CVXPY's cone program, with tensors that map the stacked plain parameters (then a one) to its data.
 
     Minimize (1/2) x'Px + q'x + r subject to A x + b in the cones. Rows: P is n x n, q is n + 1 with r last, A is the
-    columns of A and then b, one after the other.
+    columns of A and then b, one after the other. ``n`` counts the variables, ``width`` the plain scalar parameters.
     """
 
     P: sp.sparray | None
     q: sp.sparray
     A: sp.sparray
     n: int
+    width: int
     constraints: tuple[cp.Constraint, ...]
     parameter_columns: Mapping[int, int]
-    parameters: tuple[cp.Parameter, ...]
     variables: Mapping[int, sp.csr_array]
     constraint_ids: Mapping[int, int]
 
@@ -70,12 +72,13 @@ def stuff(objective: cp.Minimize | cp.Maximize, constraints: list[cp.Constraint]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            data, chain, inverse = problem.get_problem_data(_Formatter(), enforce_dpp=True, canon_backend=_BACKEND)
+            found: Any = problem.get_problem_data(_Formatter(), enforce_dpp=True, canon_backend=_BACKEND)
         except Exception as error:
             raise ProblemError(
-                f"CVXPY {cp.__version__} cannot canonicalize the problem: {type(error).__name__}: {error}. "
+                f"CVXPY cannot canonicalize the problem: {type(error).__name__}: {error}. "
                 "Check that problem.solve() works with the Clarabel solver; if it does, please report it."
             ) from error
+    data, chain, inverse = found
     program = data[settings.PARAM_PROB]
     steps = list(zip(chain.reductions, inverse, strict=True))
     return Stuffed(
@@ -83,9 +86,9 @@ def stuff(objective: cp.Minimize | cp.Maximize, constraints: list[cp.Constraint]
         q=program.q,
         A=program.A,
         n=program.x.size,
+        width=program.q.shape[1] - 1,
         constraints=tuple(program.constraints),
         parameter_columns=program.param_id_to_col,
-        parameters=tuple(program.parameters),
         variables={v.id: _variable(v, steps, program) for v in problem.variables()},
         constraint_ids={c.id: _follow(c.id, steps) for c in problem.constraints},
     )

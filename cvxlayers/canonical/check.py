@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
+from typing import Any
 
 import cvxpy as cp
 from cvxpy.atoms.affine.add_expr import AddExpression
 from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.utilities import scopes
 
+from cvxlayers.canonical.leaves import parameters_of
 from cvxlayers.errors import ProblemError
 
 _LENGTH = 200
@@ -52,19 +54,22 @@ def _check_convex(problem: cp.Problem) -> None:
                 "t of the objective as a parameter, and make the layer of the convex feasibility problem at t."
             )
         raise ProblemError(f"the problem is not convex by the DCP rules because of '{quote(culprit)}'. {advice}")
+    objective: Any = problem.objective
     with _objective_scope():
-        objective = problem.objective.is_dcp(dpp=True)
-    if objective and all(c.is_dcp(dpp=True) for c in problem.constraints) and all(map(_bounds_ok, problem.variables())):
+        fits = objective.is_dcp(dpp=True)
+    if fits and all(c.is_dcp(dpp=True) for c in problem.constraints) and all(map(_bounds_ok, problem.variables())):
         return
     culprit = _problem_culprit(
-        problem, lambda e: e.is_dcp(dpp=True), lambda c: c.is_dcp(dpp=True), objective, parametric=True
+        problem, lambda e: e.is_dcp(dpp=True), lambda c: c.is_dcp(dpp=True), fits, parametric=True
     )
     raise ProblemError(f"the problem is not DPP because of '{quote(culprit)}'. {_advice(culprit)}")
 
 
 def _check_geometric(problem: cp.Problem) -> None:
     for leaf in [*problem.parameters(), *problem.variables()]:
-        wrong = [key for key in ("diag", "sparsity", "PSD", "NSD", "complex", "hermitian") if leaf.attributes[key]]
+        wrong = [
+            key for key in ("diag", "sparsity", "PSD", "NSD", "complex", "imag", "hermitian") if leaf.attributes[key]
+        ]
         if wrong:
             raise ProblemError(
                 f"'{leaf.name()}' is declared {wrong[0]}, but every entry of a geometric program is positive and real. "
@@ -76,12 +81,13 @@ def _check_geometric(problem: cp.Problem) -> None:
         if problem.is_dcp():
             advice = "The problem is convex by the DCP rules: pass gp=False."
         raise ProblemError(f"the problem is not a geometric program (DGP) because of '{quote(culprit)}'. {advice}")
+    objective: Any = problem.objective
     if not problem.is_dgp(dpp=True):
         culprit = _problem_culprit(
             problem,
             lambda e: e.is_dgp(dpp=True),
             lambda c: c.is_dgp(dpp=True),
-            problem.objective.is_dgp(dpp=True),
+            objective.is_dgp(dpp=True),
             parametric=True,
         )
         raise ProblemError(
@@ -104,8 +110,8 @@ def _objective_scope():
 
 def _problem_culprit(
     problem: cp.Problem,
-    expression_ok: Callable[[cp.Expression], bool],
-    constraint_ok: Callable[[cp.Constraint], bool],
+    expression_ok: Callable[[Any], bool],
+    constraint_ok: Callable[[Any], bool],
     objective_ok: bool,
     parametric: bool = False,
 ) -> object:
@@ -115,7 +121,7 @@ def _problem_culprit(
             stack.enter_context(scopes.dpp_scope())
         if not objective_ok:
             stack.enter_context(_objective_scope())
-            found = _smallest([problem.objective.expr], expression_ok)
+            found: Any = _smallest([problem.objective.expr], expression_ok)
             if isinstance(found, AddExpression) and found is problem.objective.expr:
                 # Each term is fine by itself: the one to name curves the wrong way.
                 minimize = isinstance(problem.objective, cp.Minimize)
@@ -132,7 +138,7 @@ def _problem_culprit(
     return problem
 
 
-def _smallest(nodes: Sequence[cp.Expression], ok: Callable[[cp.Expression], bool]) -> cp.Expression | None:
+def _smallest(nodes: Sequence[Any], ok: Callable[[Any], bool]) -> cp.Expression | None:
     for node in nodes:
         if isinstance(node, cp.Expression) and not ok(node):
             return _smallest(node.args, ok) or node
@@ -141,9 +147,10 @@ def _smallest(nodes: Sequence[cp.Expression], ok: Callable[[cp.Expression], bool
 
 def _advice(culprit: object) -> str:
     if isinstance(culprit, QuadForm):
+        newer = "" if hasattr(scopes, "quad_form_dpp_scope") else " from CVXPY 1.9 on"
         return (
-            "x'Px with a parameter P is allowed in the objective, with P declared PSD=True and x free of parameters. "
-            "Elsewhere pass a square root as the parameter: sum_squares(P_sqrt @ x)."
+            f"x'Px with a parameter P is allowed{newer} in the objective, with P declared PSD=True and x free of "
+            "parameters. Elsewhere pass a square root as the parameter: sum_squares(P_sqrt @ x)."
         )
     return (
         "Parameters must enter affinely: replace a product of parameters by a new parameter, or by a variable that an "
@@ -156,7 +163,7 @@ def check_request(problem: cp.Problem, parameters: Sequence[cp.Parameter], varia
     for name, given in (("parameters", parameters), ("variables", variables)):
         if not isinstance(given, (list, tuple)):
             raise ProblemError(f"'{name}' should be a list or tuple; got {type(given).__name__}")
-    known = {parameter.id: parameter for parameter in problem.parameters()}
+    known = {parameter.id: parameter for parameter in parameters_of(problem)}
     seen: set[int] = set()
     for k, parameter in enumerate(parameters):
         if not isinstance(parameter, cp.Parameter):

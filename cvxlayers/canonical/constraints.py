@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import cvxpy as cp
 import numpy as np
-from cvxpy.constraints import SOC, NonNeg, NonPos, PowCone3D, PowConeND
+from cvxpy.constraints.nonpos import Inequality, NonNeg, NonPos
+from cvxpy.constraints.power import PowCone3D, PowConeND
+from cvxpy.constraints.second_order import SOC
+from cvxpy.constraints.zero import Equality, Zero
 
-CONES = (cp.Zero, cp.NonNeg, SOC, cp.PSD, cp.ExpCone, PowCone3D)
+CONES = (Zero, NonNeg, SOC, cp.PSD, cp.ExpCone, PowCone3D)
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,13 @@ def lower_constraint(
     if isinstance(constraint, PowConeND):
         return _power_nd(constraint)
     if constraint.is_complex():
-        if isinstance(constraint, (cp.Zero, cp.constraints.Equality)):
+        if isinstance(constraint, (Zero, Equality)):
             return _complex_equality(constraint, imaginary)
         if isinstance(constraint, cp.PSD):
             return _hermitian(constraint)
         if isinstance(constraint, SOC):
             return _complex_soc(constraint)
-    if isinstance(constraint, (*CONES, cp.constraints.Equality, cp.constraints.Inequality)):
+    if isinstance(constraint, (*CONES, Equality, Inequality)):
         return [constraint], [
             Argument(dual.shape, (_whole(constraint, j, dual.shape),))
             for j, dual in enumerate(constraint.dual_variables)
@@ -74,23 +77,18 @@ def slack_layout(constraint: cp.Constraint) -> tuple[tuple[int, ...], list[np.nd
     """
     shapes = [dual.shape for dual in constraint.dual_variables]
     if len(shapes) == 1:
-        shape, parts = shapes[0], [np.arange(int(np.prod(shapes[0], dtype=int)))]
-    elif isinstance(constraint, (cp.ExpCone, PowCone3D)):
+        return shapes[0], [np.arange(int(np.prod(shapes[0], dtype=int)))]
+    if isinstance(constraint, (cp.ExpCone, PowCone3D)):
         index = np.arange(3 * int(np.prod(shapes[0], dtype=int))).reshape(3, -1)
-        shape, parts = (3, *shapes[0]), list(index)
-    else:
-        axis = constraint.axis
-        head, body = (1, 0) if isinstance(constraint, PowConeND) else (0, 1)
-        body_shape = shapes[body] if shapes[body] else (1,)
-        shape = list(body_shape)
-        shape[axis] += 1
-        index = np.moveaxis(np.arange(int(np.prod(shape))).reshape(shape), axis, 0)
-        first, rest = (index[-1], index[:-1]) if head else (index[0], index[1:])
-        parts = [None, None]
-        parts[head] = first.ravel()
-        parts[body] = np.moveaxis(rest, 0, axis).ravel()
-        shape = tuple(shape)
-    return shape, parts
+        return (3, *shapes[0]), list(index)
+    assert isinstance(constraint, (SOC, PowConeND))
+    axis, last = constraint.axis, isinstance(constraint, PowConeND)
+    shape = list(shapes[0 if last else 1] or (1,))
+    shape[axis] += 1
+    index = np.moveaxis(np.arange(int(np.prod(shape))).reshape(shape), axis, 0)
+    head, body = (index[-1], index[:-1]) if last else (index[0], index[1:])
+    parts = [head.ravel(), np.moveaxis(body, 0, axis).ravel()]
+    return tuple(shape), parts[::-1] if last else parts
 
 
 def _rows(constraint: cp.Constraint, argument: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -105,9 +103,10 @@ def _whole(constraint: cp.Constraint, argument: int, shape: tuple[int, ...]) -> 
 
 
 def _complex_equality(constraint, imaginary: bool) -> tuple[list[cp.Constraint], list[Argument]]:
-    left, right = (constraint.args[0], 0.0) if isinstance(constraint, cp.Zero) else constraint.args
+    left, right = (constraint.args[0], 0.0) if isinstance(constraint, Zero) else constraint.args
     difference = left - right
-    lowered, terms = [cp.imag(difference) == 0], []
+    lowered: list[cp.Constraint] = [cp.imag(difference) == 0]
+    terms = []
     if not imaginary:
         lowered.append(cp.real(difference) == 0)
     target = 2 * np.arange(difference.size)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import cvxpy as cp
 from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
 
 from cvxlayers.canonical.leaves import bounds_of, leaves, unbounded
 from cvxlayers.canonical.rewrite import Rewriter
+from cvxlayers.errors import ProblemError
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,14 @@ def take_logarithms(objective: cp.Minimize | cp.Maximize, constraints: list[cp.C
             bounds += bounds_of(leaf, bare[leaf.id])
     inner = [rewriter.constraint(constraint) for constraint in constraints]
     program = cp.Problem(type(objective)(rewriter.expression(objective.expr)), inner + bounds + rewriter.extra)
-    reduction = Dgp2Dcp()
-    convex, inverse = reduction.apply(program)
+    reduction: Any = Dgp2Dcp()
+    try:
+        convex, inverse = reduction.apply(program)
+    except Exception as error:
+        raise ProblemError(
+            f"CVXPY cannot take logarithms of the problem: {type(error).__name__}: {error}. "
+            "Bounds of variables must be positive, and posynomials like everything else."
+        ) from error
     variables, rewriter = {}, Rewriter()
     for old, new in reduction.canon_methods._variables.items():
         variables[old.id] = new

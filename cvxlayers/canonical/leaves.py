@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cvxpy as cp
 import numpy as np
 import scipy.sparse as sp
 from cvxpy.atoms.affine.wraps import hermitian_wrap, psd_wrap, symmetric_wrap
+from cvxpy.atoms.perspective import perspective
 
 from cvxlayers.canonical.rewrite import Rewriter
 
@@ -43,41 +44,52 @@ def is_structured(leaf: cp.Parameter | cp.Variable) -> bool:
 def split(leaf: cp.Parameter | cp.Variable) -> Pieces:
     """Write a structured or complex leaf with plain real leaves of the same kind."""
     if not leaf.is_complex():
-        plain, expand, reduce, expression = _part(leaf, "real", 1, 0)
-        return Pieces((plain,), (expand,), (reduce,), _declare(leaf, expression))
-    parts = [] if leaf.is_imag() else [(1.0, _part(leaf, "real", 2, 0))]
-    parts.append((1j, _part(leaf, "imag", 2, 1)))
-    parts = [(unit, part) for unit, part in parts if part[0].size]
+        part = _part(leaf, "real", 1, 0)
+        return Pieces((part.plain,), (part.expand,), (part.reduce,), _declare(leaf, part.expression))
     # The zero real part of an imaginary leaf is written out: not every atom of CVXPY takes a missing one.
-    zero = cp.Constant(np.zeros(leaf.shape))
-    expression = sum((unit * part[3] for unit, part in parts), start=zero if leaf.is_imag() else cp.Constant(0.0))
+    parts, terms = [], [cp.Constant(np.zeros(leaf.shape))] if leaf.is_imag() else []
+    if not leaf.is_imag():
+        parts.append(_part(leaf, "real", 2, 0))
+        terms.append(parts[0].expression)
+    imaginary = _part(leaf, "imag", 2, 1)
+    if imaginary.plain.size:
+        parts.append(imaginary)
+        terms.append(1j * imaginary.expression)
     return Pieces(
-        tuple(part[0] for _, part in parts),
-        tuple(part[1] for _, part in parts),
-        tuple(part[2] for _, part in parts),
-        _declare(leaf, expression),
+        tuple(part.plain for part in parts),
+        tuple(part.expand for part in parts),
+        tuple(part.reduce for part in parts),
+        _declare(leaf, sum(terms[1:], start=terms[0])),
     )
 
 
-def _part(leaf, name: str, stride: int, start: int):
-    """The real or imaginary part of a leaf: plain leaf, expand, reduce, expression."""
+class _Part(NamedTuple):
+    plain: Any
+    expand: sp.csr_array
+    reduce: sp.csr_array
+    expression: Any
+
+
+def _part(leaf, name: str, stride: int, start: int) -> _Part:
+    """The real or imaginary part of a leaf."""
     size = leaf.size
     fortran = np.arange(size).reshape(leaf.shape).ravel(order="F")
     place = sp.csr_array((np.ones(size), (start + stride * np.arange(size), np.arange(size))), (stride * size, size))
     kind = type(leaf)
     signs = {key: True for key in SIGNS if leaf.attributes[key]}
     label = leaf.name() if stride == 1 else f"{name}({leaf.name()})"
-    fill, pick = _structure(leaf, imaginary=name == "imag")
-    if fill is None:
+    structure = _structure(leaf, imaginary=name == "imag")
+    if structure is None:
         plain = kind(leaf.shape, name=label, **signs)
         order = sp.csr_array((np.ones(size), (np.arange(size), fortran)), (size, size))
-        return plain, place, sp.csr_array(order @ place.T), plain
-    plain = kind(fill.shape[1], name=label, **signs)
+        return _Part(plain, place, sp.csr_array(order @ place.T), plain)
+    fill, pick = structure
+    plain = kind(len(pick.indptr) - 1, name=label, **signs)
     expression = cp.reshape(cp.Constant(fill[fortran]) @ plain, leaf.shape, order="F") if plain.size else None
-    return plain, sp.csr_array(place @ fill), sp.csr_array(pick @ place.T), expression
+    return _Part(plain, sp.csr_array(place @ fill), sp.csr_array(pick @ place.T), expression)
 
 
-def _structure(leaf, imaginary: bool) -> tuple[sp.csr_array, sp.csr_array] | tuple[None, None]:
+def _structure(leaf, imaginary: bool) -> tuple[sp.csr_array, sp.csr_array] | None:
     """fill and pick with (value in C order) = fill @ reduced and reduced = pick @ value; None for a full leaf."""
     attributes, size = leaf.attributes, leaf.size
     index = np.arange(size).reshape(leaf.shape)
@@ -100,7 +112,7 @@ def _structure(leaf, imaginary: bool) -> tuple[sp.csr_array, sp.csr_array] | tup
     elif attributes["diag"]:
         kept = np.diagonal(index, axis1=-2, axis2=-1).ravel()
     else:
-        return None, None
+        return None
     fill = sp.csr_array((np.ones(len(kept)), (kept, np.arange(len(kept)))), (size, len(kept)))
     return fill, sp.csr_array(fill.T)
 
@@ -133,20 +145,19 @@ def lower_leaves(
     bounded: list[tuple[cp.Variable, cp.Expression]] = []
     implied: list[cp.Constraint] = []
     for leaf in leaves([objective, *constraints]):
-        variable = isinstance(leaf, cp.Variable)
         if leaf.size == 0:
             rewriter.replace(leaf, cp.Constant(np.zeros(leaf.shape)))
             continue
         if leaf.is_complex() or is_structured(leaf):
             pieces[leaf.id] = split(leaf)
-        elif variable and _has_parametric_bounds(leaf):
+        elif isinstance(leaf, cp.Variable) and _has_parametric_bounds(leaf):
             bare = unbounded(leaf)
             pieces[leaf.id] = Pieces((bare,), (sp.csr_array(sp.eye_array(bare.size)),), (), bare)
         else:
             continue
         expression = pieces[leaf.id].expression
         rewriter.replace(leaf, expression)
-        if variable:
+        if isinstance(leaf, cp.Variable):
             bounded.append((leaf, expression))
             if leaf.attributes["PSD"]:
                 implied.append(expression >> 0)
@@ -171,12 +182,23 @@ def leaves(nodes: Sequence[cp.Expression | cp.Constraint]) -> list[cp.Parameter 
         seen.add(id(node))
         if isinstance(node, cp.Problem):
             stack += [node.objective.expr, *node.constraints]
+        elif isinstance(node, perspective):
+            stack += [node.f, *node.args]
         elif isinstance(node, (cp.Parameter, cp.Variable)):
             found[node.id] = node
             if isinstance(node, cp.Variable) and _has_parametric_bounds(node):
                 stack += [bound for bound in node.bounds or () if isinstance(bound, cp.Expression)]
         else:
             stack += node.args
+    return list(found.values())
+
+
+def parameters_of(problem: cp.Problem) -> list[cp.Parameter]:
+    """The parameters in the order of CVXPY, and then those that it overlooks."""
+    found = {p.id: p for p in problem.parameters()}
+    for leaf in leaves([problem.objective.expr, *problem.constraints]):
+        if isinstance(leaf, cp.Parameter):
+            found.setdefault(leaf.id, leaf)
     return list(found.values())
 
 

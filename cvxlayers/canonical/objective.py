@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import cvxpy as cp
 from cvxpy.atoms.affine.add_expr import AddExpression
+from cvxpy.constraints.nonpos import Inequality
 
 
 def separate(
     objective: cp.Minimize | cp.Maximize,
-) -> tuple[cp.Minimize | cp.Maximize, cp.constraints.Inequality | None]:
+) -> tuple[cp.Minimize | cp.Maximize, Inequality | None]:
     """The objective without its linear terms, and the constraint whose one row is minus those terms (minimized)."""
     expression = objective.expr
     if not isinstance(expression, AddExpression) or not expression.has_quadratic_term():

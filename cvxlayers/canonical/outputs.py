@@ -50,13 +50,14 @@ def slack(constraint: cp.Constraint, arguments: Sequence[Argument], stuffed: Stu
     shape, parts = slack_layout(constraint)
     is_complex = any(argument.complex for argument in arguments)
     width = 2 if is_complex else 1
-    total = sp.csr_array((int(np.prod(shape, dtype=int)) * width, rows.cone.size))
+    size = int(np.prod(shape, dtype=int)) * width
+    total = sp.csr_array((size, rows.cone.size))
     for argument, part in zip(arguments, parts, strict=True):
         matrix = _collect(argument, stuffed, rows, slack=True)
         target = width * part
         if argument.complex:
             target = (target[:, None] + np.arange(2)).ravel()
-        place = sp.csr_array((np.ones(len(target)), (target, np.arange(len(target)))), (total.shape[0], len(target)))
+        place = sp.csr_array((np.ones(len(target)), (target, np.arange(len(target)))), (size, len(target)))
         total = total + place @ matrix
     return _output(quote(constraint), shape, "s", sp.csr_array(total), "identity", is_complex)
 
@@ -80,4 +81,5 @@ def unknown_dual(constraint: cp.Constraint) -> ProblemError:
 
 
 def _output(name, shape, source, matrix: sp.csr_array, transform, is_complex: bool) -> Output:
-    return Output(name, shape, source, AffineMap(np.zeros(matrix.shape[0]), {0: matrix}), transform, is_complex)
+    size = len(matrix.indptr) - 1
+    return Output(name, shape, source, AffineMap(np.zeros(size), {0: matrix}), transform, is_complex)

@@ -38,13 +38,9 @@ def locate(
     log = _places(logarithm, pieces, columns)
     if not itself:
         return log, "log"
-    right, left = (
-        [(column, sp.hstack(parts, format="csr")) for column, parts in both]
-        for both in (
-            [(column, [matrix, sp.csr_array(matrix.shape)]) for column, matrix in itself],
-            [(column, [sp.csr_array(matrix.shape), matrix]) for column, matrix in log],
-        )
-    )
+    # The vector is (value, logarithm): pad the matrices to the right and to the left.
+    right = [(column, sp.csr_array(sp.hstack([matrix, sp.csr_array(matrix.shape)]))) for column, matrix in itself]
+    left = [(column, sp.csr_array(sp.hstack([sp.csr_array(matrix.shape), matrix]))) for column, matrix in log]
     return right + left, "both"
 
 
@@ -72,7 +68,7 @@ def stack(parts: Sequence[tuple[int, int, sp.csr_array]], height: int, sizes: Se
     rows, cols, values = [], [], []
     for first, i, matrix in parts:
         counts = np.diff(matrix.indptr)
-        rows.append(first + np.repeat(np.arange(matrix.shape[0]), counts))
+        rows.append(first + np.repeat(np.arange(len(counts)), counts))
         cols.append(starts[i] + matrix.indices)
         values.append(matrix.data)
     entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))

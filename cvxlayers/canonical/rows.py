@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import cvxpy as cp
 import numpy as np
-from cvxpy.constraints import SOC, PowCone3D
+from cvxpy.constraints.power import PowCone3D
+from cvxpy.constraints.second_order import SOC
 
 from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
 
@@ -89,6 +90,7 @@ def _place(constraint: cp.Constraint) -> tuple[list[Cone], np.ndarray, np.ndarra
     places = (np.arange(3)[:, None] + 3 * np.arange(count)).ravel()
     if isinstance(constraint, cp.ExpCone):
         return [Exponential()] * count, places, 1.0
+    assert isinstance(constraint, PowCone3D)
     alpha = np.ravel(np.asarray(constraint.alpha.value, dtype=float), order="F")
     return [Power(float(a)) for a in alpha], places, 1.0
 

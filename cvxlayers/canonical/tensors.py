@@ -20,19 +20,20 @@ class Columns:
     def __init__(self, matrix: sp.csr_array, sizes: Sequence[int]) -> None:
         self.matrix = sp.csr_array(matrix)
         self.starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.height = len(self.matrix.indptr) - 1
         self._counts = np.diff(self.matrix.indptr).astype(np.int64)
         self._simple = bool(np.all(self._counts == 1))
+        self._unit = bool(np.all(self.matrix.data == 1.0))
 
     def substitute(self, rows: np.ndarray, cols: np.ndarray, values: np.ndarray):
         """Entries (row, column of the tensor, value) as entries (row, place in the stacked vectors, value)."""
         if self._simple:
-            weights = self.matrix.data[cols]
-            return rows, self.matrix.indices[cols].astype(np.int64), values * weights
+            return rows, self.matrix.indices[cols], values if self._unit else values * self.matrix.data[cols]
         counts = self._counts[cols]
         which = np.repeat(np.arange(len(cols)), counts)
         within = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
         at = self.matrix.indptr[cols[which]] + within
-        return rows[which], self.matrix.indices[at].astype(np.int64), values[which] * self.matrix.data[at]
+        return rows[which], self.matrix.indices[at], values[which] * self.matrix.data[at]
 
 
 def affine_map(size: int, rows: np.ndarray, cols: np.ndarray, values: np.ndarray, columns: Columns) -> AffineMap:
@@ -59,9 +60,9 @@ def matrix_map(
 
 
 def _collect(size, rows, cols, values, columns: Columns) -> tuple[np.ndarray, dict[int, sp.csr_array]]:
-    constant = cols == columns.matrix.shape[0]
+    constant = cols == columns.height
     offset = np.bincount(rows[constant], weights=values[constant], minlength=size).astype(float)
-    varying = ~constant
+    varying = np.flatnonzero(~constant)
     return offset, _blocks(*columns.substitute(rows[varying], cols[varying], values[varying]), size, columns.starts)
 
 
@@ -89,7 +90,6 @@ def _blocks(rows, cols, values, height: int, starts: np.ndarray) -> dict[int, sp
 def entries(tensor: sp.sparray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Row, column and value of the nonzero entries of a tensor."""
     tensor = sp.coo_array(tensor)
-    keep = tensor.data != 0
-    if keep.all():
-        return tensor.row.astype(np.int64), tensor.col.astype(np.int64), tensor.data
-    return tensor.row[keep].astype(np.int64), tensor.col[keep].astype(np.int64), tensor.data[keep]
+    row, col, values = tensor.row.astype(np.int64, copy=False), tensor.col.astype(np.int64, copy=False), tensor.data
+    keep = np.flatnonzero(values)
+    return (row, col, values) if len(keep) == len(values) else (row[keep], col[keep], values[keep])

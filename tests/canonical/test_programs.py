@@ -8,7 +8,8 @@ import pytest
 from cvxpy.constraints import SOC, PowCone3D, PowConeND
 from cvxpy.transforms.partial_optimize import partial_optimize
 
-from cvxlayers.canonical import build
+from cvxlayers.canonical import build, everything
+from cvxlayers.errors import ProblemError
 from tests.canonical.reference import agrees, cvxpy_value, duals, parameter, solve
 
 RECENT = tuple(int(part) for part in cp.__version__.split(".")[:2]) >= (1, 9)
@@ -43,6 +44,12 @@ def parametric_quadratic_form():
     x, P = cp.Variable(3), parameter(root @ root.T, PSD=True)
     value = cp.quad_form(x, P) + 2 * cp.quad_form(x, np.eye(3)) + parameter(normal(3)) @ x
     return cp.Minimize(value), [cp.sum(x) == 1]
+
+
+def complex_parametric_quadratic_form():
+    root = normal(3, 3) + 1j * normal(3, 3)
+    z, P = cp.Variable(3, complex=True), parameter(root @ root.conj().T + np.eye(3), complex=True, PSD=True)
+    return cp.Minimize(cp.quad_form(z, P) + cp.real(cp.sum((1 + 2j) * z))), []
 
 
 def second_order_columns():
@@ -220,8 +227,8 @@ CASES = [
     constant_objective,
     zero_and_nonnegative,
 ]
-if RECENT:  # Older versions of CVXPY do not call it DPP.
-    CASES.append(parametric_quadratic_form)
+if RECENT:  # Older versions of CVXPY do not call them DPP.
+    CASES += [parametric_quadratic_form, complex_parametric_quadratic_form]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
@@ -266,3 +273,23 @@ def test_problem_without_variables():
         np.testing.assert_allclose(dual, 0, atol=1e-7)
         np.testing.assert_allclose(slack, 10 - p.value, rtol=1e-7)
         assert form.auxiliary.all()
+
+
+def test_support_function_of_a_parameter():
+    """CVXPY does not report the parameter; the support function of the unit ball is the norm."""
+    y, x, p = cp.Variable(2), cp.Variable(2), parameter(np.ones(2))
+    support = cp.suppfunc(y, [cp.norm(y) <= 1])
+    problem = cp.Problem(cp.Minimize(support(x - p) + cp.sum_squares(x)))
+    reference = cp.Problem(cp.Minimize(cp.norm(x - p) + cp.sum_squares(x)))
+    assert everything(problem)[0] == [p]
+    cvxpy_value(reference)
+    _, (got,) = solve(build(problem, [p], [x]), [p.value])
+    np.testing.assert_allclose(got, x.value, atol=1e-6)
+
+
+def test_perspective():
+    x, s, p = cp.Variable(), cp.Variable(nonneg=True), parameter(0.7)
+    agrees(cp.Problem(cp.Minimize(cp.perspective(cp.exp(x), s)), [s <= p, s >= 0.5, x >= 1]))
+    problem = cp.Problem(cp.Minimize(cp.perspective(cp.exp(x) + p, s)), [s <= p, x >= 1])
+    with pytest.raises(ProblemError, match="not DPP because of 'perspective"):
+        build(problem, [p], [x])
