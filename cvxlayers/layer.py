@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cvxlayers.canonical.form import AffineSolverAffine, Output, Parameter
+from cvxlayers import vectors
+from cvxlayers.canonical.form import AffineSolverAffine, Output
 from cvxlayers.conic.affine import AffineMap
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.conic.kkt import Certificate
@@ -21,6 +22,7 @@ from cvxlayers.lift_recover import LiftRecover
 from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap
 from cvxlayers.solvers.choice import Plan, choose
 from cvxlayers.status import Status
+from cvxlayers.vectors import to_complex, to_pairs
 
 SMOOTHING = 1e-4
 
@@ -118,7 +120,7 @@ class Layer:
 
         Values outside the parameter's domain become NaN, which fails their element alone.
         """
-        return [_vector(p, v, batch_shape) for p, v in zip(self.form.parameters, values, strict=True)]
+        return [vectors.vector(p, v, batch_shape) for p, v in zip(self.form.parameters, values, strict=True)]
 
     # forward
 
@@ -160,7 +162,7 @@ class Layer:
 
     def outputs(self, point: Point, batch_shape: tuple[int, ...]) -> list[np.ndarray]:
         """The variables asked for, (*batch, *shape), NaN where an element failed."""
-        return [reader(point).reshape(*batch_shape, *reader.output.shape) for reader in self._readers]
+        return [reader(point).reshape((*batch_shape, *reader.output.shape)) for reader in self._readers]
 
     def objective(self, point: Point) -> np.ndarray:
         """The optimal value, (batch,)."""
@@ -182,7 +184,7 @@ class Layer:
         g: dict[str, np.ndarray | None] = {"x": None, "z": None, "s": None}
         for reader, cotangent in zip(self._readers, cotangents, strict=True):
             if cotangent is not None:
-                part = reader.transpose(point, cotangent.reshape(point.batch, -1))
+                part = reader.transpose(point, cotangent.reshape((point.batch, reader.size)))
                 source = reader.output.source
                 g[source] = part if g[source] is None else g[source] + part
         if value is not None:
@@ -193,29 +195,22 @@ class Layer:
         out = {}
         for p, grad in grads.items():
             parameter = self.form.parameters[p]
-            if grad is None:
-                grad = np.zeros(parameter.size)
-            elif parameter.transform == "log":
-                grad = grad / np.exp(point.vectors[p])
-            out[p] = _unvector(parameter, grad, batch_shape, shapes[p])
+            grad = np.zeros(parameter.size) if grad is None else grad
+            out[p] = vectors.gradient(parameter, grad, point.vectors[p], batch_shape, shapes[p])
         return out, certificate
 
     def jvp(
         self, point: Point, tangents: Sequence[np.ndarray | None], batch_shape: tuple[int, ...]
     ) -> tuple[list[np.ndarray], np.ndarray, Certificate]:
         """Tangents of the parameters (None for zero) to those of the outputs and of the optimal value (batch,)."""
-        vectors = []
-        for p, tangent in zip(range(len(tangents)), tangents, strict=True):
-            parameter = self.form.parameters[p]
-            if tangent is not None:
-                tangent = _flat(parameter, tangent, batch_shape)
-                if parameter.transform == "log":
-                    tangent = tangent / np.exp(point.vectors[p])
-            vectors.append(tangent)
-        dx, dz, ds, dvalue, certificate = self._maps[self.plan.solver].jvp(point, vectors)
+        moved = [
+            None if t is None else vectors.tangent(p, t, at, batch_shape)
+            for p, t, at in zip(self.form.parameters, tangents, point.vectors, strict=True)
+        ]
+        dx, dz, ds, dvalue, certificate = self._maps[self.plan.solver].jvp(point, moved)
         d = {"x": dx, "z": dz, "s": ds}
         outputs = [
-            reader.linear(point, d[reader.output.source]).reshape(*batch_shape, *reader.output.shape)
+            reader.linear(point, d[reader.output.source]).reshape((*batch_shape, *reader.output.shape))
             for reader in self._readers
         ]
         dvalue = self.form.sense * dvalue
@@ -239,16 +234,20 @@ class Layer:
         if lead[len(lead) - len(batch_shape) :] != batch_shape or len(P.shape) > z.ndim or len(A.shape) > z.ndim:
             batch_shape, batch = lead, int(np.prod(lead, dtype=int))  # the right-hand sides share nothing
             z, s = np.broadcast_to(z, (*lead, m)), np.broadcast_to(s, (*lead, m))
-        gx = np.broadcast_to(gx, (*lead, n)).reshape(-1, batch, n)
-        gz = np.broadcast_to(gz, (*lead, m)).reshape(-1, batch, m)
+        several = int(np.prod(lead[: len(lead) - len(batch_shape)], dtype=int))
+        gx = np.broadcast_to(gx, (*lead, n)).reshape((several, batch, n))
+        gz = np.broadcast_to(gz, (*lead, m)).reshape((several, batch, m))
         z, s = z.reshape(batch, m), s.reshape(batch, m)
         map_ = self._maps[self.plan.solver]
         if point is not None and point.batch == batch:
-            wx, wz, _ = map_.linear_solve(point, gx, gz)
+            wx, wz = map_.linear_solve(point, gx, gz)[:2]
         else:
-            P, A = (v if v.ndim == 1 else np.broadcast_to(v, (*batch_shape, v.shape[-1])).reshape(batch, -1) for v in (P, A))
+            P, A = (
+                v if v.ndim == 1 else np.broadcast_to(v, (*batch_shape, v.shape[-1])).reshape((batch, v.shape[-1]))
+                for v in (P, A)
+            )
             wx, wz = self._full_map.linear_solve_at(P, A, z, s, gx, gz, batch)
-        return wx.reshape(*lead, n), wz.reshape(*lead, m)
+        return wx.reshape((*lead, n)), wz.reshape((*lead, m))
 
     @cached_property
     def _full_map(self) -> SolutionMap:
@@ -281,6 +280,7 @@ class _Reader:
             kept = self.reduction.kept if self.output.source == "x" else self.reduction.rows
             reduced = _restricted(self.output.map, kept, self.output.source == "s")
         object.__setattr__(self, "reduced", reduced)
+        object.__setattr__(self, "size", int(np.prod(self.output.shape, dtype=int)))
 
     def __call__(self, point: Point) -> np.ndarray:
         source = self.output.source
@@ -294,11 +294,11 @@ class _Reader:
             values = np.exp(values)
         if point.failed is not None:
             values = np.where(point.failed[:, None], np.nan, values)
-        return _complex(values) if self.output.complex else values
+        return to_complex(values) if self.output.complex else values
 
     def transpose(self, point: Point, cotangent: np.ndarray) -> np.ndarray:
         if self.output.complex:
-            cotangent = _pairs(cotangent.astype(np.complex128, copy=False))
+            cotangent = to_pairs(cotangent)
         cotangent = cotangent.astype(np.float64, copy=False)
         if self.output.transform == "exp":
             cotangent = cotangent * self(point)
@@ -312,7 +312,7 @@ class _Reader:
             out = np.zeros((*tangent.shape[:-1], self.output.map.size))
         if self.output.transform == "exp":
             out = out * self(point)
-        return _complex(out) if self.output.complex else out
+        return to_complex(out) if self.output.complex else out
 
 
 def _reduction(form: AffineSolverAffine) -> Direct | Elimination:
@@ -331,72 +331,6 @@ def _restricted(map_: AffineMap, kept: np.ndarray, drop: bool) -> AffineMap | No
     matrix = map_.blocks[0].matrix
     small = matrix[:, kept]
     return AffineMap(map_.constant, {0: small}) if drop or small.nnz == matrix.nnz else None
-
-
-def _vector(parameter: Parameter, value: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
-    flat = _flat(parameter, value, batch_shape)
-    if parameter.domain or parameter.transform == "log":
-        bad = _outside(parameter, flat)
-        if bad.any():
-            flat = np.where(bad[..., None], np.nan, flat)
-        if parameter.transform == "log":
-            flat = np.log(flat)
-    return flat
-
-
-def _flat(parameter: Parameter, value: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
-    """(*lead, *shape) to (size,) where shared, else (batch, size)."""
-    lead = value.shape[: value.ndim - len(parameter.shape)]
-    if parameter.complex:
-        value = _pairs(np.ascontiguousarray(value, dtype=np.complex128).reshape(*lead, -1))
-    else:
-        value = np.asarray(value, dtype=np.float64)
-    if not any(k != 1 for k in lead):
-        return value.reshape(-1)
-    if lead != batch_shape:
-        value = np.broadcast_to(value.reshape(*lead, -1), (*batch_shape, parameter.size))
-    return value.reshape(-1, parameter.size) if parameter.size else np.zeros((int(np.prod(batch_shape)), 0))
-
-
-def _unvector(
-    parameter: Parameter, grad: np.ndarray, batch_shape: tuple[int, ...], shape: tuple[int, ...]
-) -> np.ndarray:
-    """The transpose of `_flat`: sums over what was broadcast."""
-    lead = shape[: len(shape) - len(parameter.shape)]
-    if grad.ndim == 2:
-        grad = grad.reshape(*batch_shape, parameter.size)
-        if lead != batch_shape:
-            extra = len(batch_shape) - len(lead)
-            ones = tuple(extra + i for i, k in enumerate(lead) if k == 1)
-            grad = grad.sum((*range(extra), *ones))
-    if parameter.complex:
-        grad = _complex(grad)
-    return grad.reshape(shape)
-
-
-def _outside(parameter: Parameter, flat: np.ndarray) -> np.ndarray:
-    """Which elements lie outside the parameter's domain by more than rounding."""
-    bad = np.zeros(flat.shape[:-1], bool)
-    slack = 1e-6 * (1.0 + np.abs(flat).max(-1, initial=0.0))
-    for attribute in (*parameter.domain, *(("pos",) if parameter.transform == "log" else ())):
-        if attribute == "nonneg":
-            bad |= flat.min(-1, initial=0.0) < -slack
-        elif attribute == "nonpos":
-            bad |= flat.max(-1, initial=0.0) > slack
-        elif attribute == "pos":
-            strict = parameter.transform == "log"
-            bad |= (flat <= 0).any(-1) if strict else flat.min(-1, initial=0.0) < -slack
-        elif attribute == "neg":
-            bad |= flat.max(-1, initial=0.0) > slack
-        elif attribute in ("PSD", "NSD"):
-            n = parameter.shape[-1]
-            matrix = (_complex(flat) if parameter.complex else flat).reshape(*flat.shape[:-1], *parameter.shape)
-            finite = np.isfinite(flat).all(-1)
-            matrix = np.where(finite[..., None, None], matrix, np.eye(n))
-            sign = 1.0 if attribute == "PSD" else -1.0
-            eigenvalues = np.linalg.eigvalsh(sign * (matrix + matrix.swapaxes(-1, -2).conj()) / 2)
-            bad |= eigenvalues.min(-1, initial=0.0) < -slack * n
-    return bad
 
 
 def failure(status: np.ndarray) -> SolverError:
@@ -418,15 +352,6 @@ def failure(status: np.ndarray) -> SolverError:
         indices,
         statuses,
     )
-
-
-def _pairs(values: np.ndarray) -> np.ndarray:
-    """Complex (*, k) to real (*, 2k)."""
-    return np.ascontiguousarray(values).view(np.float64)
-
-
-def _complex(values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values).view(np.complex128)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

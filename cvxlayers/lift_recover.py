@@ -38,9 +38,11 @@ class LiftRecover:
                 lead = (1,) * (batch_ndim - len(lead)) + lead
             if parameter.complex:
                 value = xp.stack([xp.real(value), xp.imag(value)], axis=-1)
-            vector = xp.reshape(value, (*lead, parameter.size))
-            if parameter.transform == "log":  # where keeps elements outside the domain, which failed, free of NaN
-                vector = xp.log(xp.where(vector > 0, vector, xp.ones_like(vector)))
+            vector = xp.reshape(value, (*lead, parameter.size // (2 if parameter.transform == "both" else 1)))
+            if parameter.transform != "identity":  # where keeps elements outside the domain, which failed, free of NaN
+                logarithm = xp.log(xp.where(vector > 0, vector, xp.ones_like(vector)))
+                both = parameter.transform == "both"
+                vector = xp.concat([vector, logarithm], axis=-1) if both else logarithm
             out.append(vector)
         return out
 

@@ -84,7 +84,7 @@ class _Session:
 
     def certify(self) -> Certificate:
         if self._certificate is None:
-            self.vjp({v: 1.0 for v in self.variables if not v.is_complex()}, None)
+            self.vjp({v: 1.0 for v in self.variables}, None)
         assert self._certificate is not None
         return self._certificate
 
@@ -154,7 +154,7 @@ def solve(
         tuple(layer.outputs(point, shape)),
         layer.objective(point).reshape(shape),
         np.asarray(point.solution.status).reshape(shape),
-        point.solution.residuals.reshape(*shape, 3),
+        point.solution.residuals.reshape((*shape, 3)),
         np.asarray(point.solution.iterations).reshape(shape),
         tuple(output.name for output in form.outputs),
         session.certify,

@@ -5,7 +5,7 @@ Vectors are float64 NumPy arrays, (size,) where the whole batch shares them, els
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from cvxlayers.canonical.form import AffineSolverAffine
 from cvxlayers.conic.adjoint import Adjoint
 from cvxlayers.conic.affine import Lift
 from cvxlayers.conic.elimination import Blocks, Elimination
-from cvxlayers.conic.kkt import Certificate, DenseKKT, Spectrum, spectrum
+from cvxlayers.conic.kkt import Certificate, DenseKKT, Null, Spectrum, spectrum
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.sparse_kkt import SparseKKT, SparseSystem
 from cvxlayers.solvers.solver import Solver
@@ -164,11 +164,30 @@ class SolutionMap:
             self._system = SparseSystem(self.program, tuple((start, size, V.shape[-3]) for start, size, V in D.bases))
         return self._system
 
-    def linear_solve(self, point: Point, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
+    def linear_solve(
+        self, point: Point, gx: np.ndarray, gz: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
+        """The system of the full program at a point, with its residual (batch,) and null space."""
         rx, rz = self.reduction.reduce_rhs(point.blocks, gx, gz)
-        wx, wz, certificate = self.factor(point).solve(rx, rz)
+        wx, wz, residual, null = self.factor(point).solve(rx, rz)
         wx, wz = self.reduction.expand_solution(point.blocks, gx, gz, wx, wz)
-        return wx, wz, certificate
+        return wx, wz, residual, null
+
+    def _certificate(self, point: Point, residual: np.ndarray, null: Null, enters: Callable) -> Certificate:
+        """``enters(nx, nz)`` (batch,) says how much null vectors (k, batch, n), (k, batch, m) change the result."""
+        unique = np.ones(point.batch, bool)
+        for i, (nx, nz) in null.items():
+            wide_x = np.zeros((len(nx), point.batch, nx.shape[-1]))
+            wide_z = np.zeros((len(nz), point.batch, nz.shape[-1]))
+            wide_x[:, i], wide_z[:, i] = nx, nz
+            zero_x, zero_z = np.zeros((self.form.program.n,)), np.zeros((self.form.program.m,))
+            gx = np.broadcast_to(zero_x, (len(nx), point.batch, len(zero_x)))
+            gz = np.broadcast_to(zero_z, (len(nx), point.batch, len(zero_z)))
+            wide_x, wide_z = self.reduction.expand_solution(point.blocks, gx, gz, wide_x, wide_z)
+            unique[i] = residual[i] < 1e-6 and enters(wide_x, wide_z) < 1e-7
+        if point.failed is not None:
+            residual = np.where(point.failed, 0.0, residual)
+        return Certificate(residual, unique, self.factor(point).spectrum.margin)
 
     def vjp(
         self,
@@ -186,6 +205,7 @@ class SolutionMap:
             x, z = np.where(failed[:, None], 0.0, x), np.where(failed[:, None], 0.0, z)
             gx, gz, gs = (None if g is None else np.where(failed[:, None], 0.0, g) for g in (gx, gz, gs))
             value = None if value is None else np.where(failed, 0.0, value)
+        shared = [v.ndim == 1 for v in point.vectors]
         wx = wz = certificate = None
         if gx is not None or gz is not None or gs is not None:
             shape = np.broadcast_shapes(*(g.shape[:-1] for g in (gx, gz, gs) if g is not None))
@@ -193,10 +213,15 @@ class SolutionMap:
             gz = np.zeros((*shape, m)) if gz is None else gz
             if gs is not None:
                 gx = gx - self.adjoint.A_transposed(self._A(point), gs)
-            wx, wz, certificate = self.linear_solve(point, gx, gz)
+            wx, wz, residual, null = self.linear_solve(point, gx, gz)
             if failed is not None:
                 wx, wz = np.where(failed[:, None], 0.0, wx), np.where(failed[:, None], 0.0, wz)
-        shared = [v.ndim == 1 for v in point.vectors]
+
+            def enters(nx, nz):
+                pulled = self.adjoint.pull(x, z, nx, nz, None, None, range(len(shared)), shared).values()
+                return max((np.abs(g).max(initial=0.0) for g in pulled if g is not None), default=0.0)
+
+            certificate = self._certificate(point, residual, null, enters)
         return self.adjoint.pull(x, z, wx, wz, gs, value, wanted, shared), certificate
 
     def jvp(self, point: Point, tangents: Sequence[np.ndarray | None]):
@@ -207,7 +232,14 @@ class SolutionMap:
         rx, rz, dvalue = self.adjoint.push(x, z, tangents)
         if failed is not None:
             rx, rz = np.where(failed[:, None], 0.0, rx), np.where(failed[:, None], 0.0, rz)
-        dx, dz, certificate = self.linear_solve(point, rx, rz)
+        dx, dz, residual, null = self.linear_solve(point, rx, rz)
+        outputs = [o for o in self.form.outputs if o.source == "x"]
+
+        def enters(nx, nz):
+            changes = (o.map.linear([nx]) for o in outputs)
+            return max((np.abs(c).max(initial=0.0) for c in changes if c is not None), default=0.0)
+
+        certificate = self._certificate(point, residual, null, enters)
         A = self._A(point)
         ds = rz - self.adjoint.A_times(A, dx)
         if failed is not None:

@@ -9,8 +9,8 @@ order one for every 0 <= D <= I, and holds both limits (D = 0: inactive, D = I: 
 
 In the eigenbasis D = V diag(lam) V' the rows with lam = 0 drop out, which is what makes the dense factor cheap.
 
-Where the solution map has no unique derivative the system is singular; the answer is then the one of minimum norm
-(dense) or of the regularised system after refinement (sparse), and ``unique`` says so per element.
+Where the system is singular, the answer is the one of minimum norm (dense) or of the regularised system after
+refinement (sparse), and the null space comes with it: what it does not enter is still determined.
 """
 
 from __future__ import annotations
@@ -25,12 +25,17 @@ from cvxlayers.conic.program import ConeProgram, DenseData
 RANK_TOLERANCE = 1e-11
 
 
+Null = dict[int, tuple[np.ndarray, np.ndarray]]
+"""By element: vectors (k, n) and (k, m) that the system sends to zero."""
+
+
 @dataclass(frozen=True, eq=False)
 class Certificate:
     """How far a derivative can be trusted, per element of the batch.
 
-    ``residual`` is the relative residual of the linear system, ``unique`` whether it was nonsingular, ``margin`` in
-    [0, 1] the strict complementarity of the solution: 0 at a kink, where "the" derivative is one of many.
+    ``residual`` is the relative residual of the linear system. ``unique`` says whether the system determines what was
+    asked: it is nonsingular, or consistent and its null space does not enter the result. ``margin`` in [0, 1] is the
+    strict complementarity of the solution: 0 at a kink, where "the" derivative is one of many.
     """
 
     residual: np.ndarray
@@ -106,8 +111,11 @@ class DenseKKT:
         # dsytrf reads the upper triangle of the Fortran view, which is the lower triangle filled above
         self.factors = [lapack.dsytrf(K[i].T, lwork=work, overwrite_a=True)[:2] for i in range(B)] if n + k else []
 
-    def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
-        """K [w_x; w_z] = [g_x; g_z] for (*, B, n) and (*, B, m), the leading axes being several right-hand sides."""
+    def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
+        """K [w_x; w_z] = [g_x; g_z] for (*, B, n) and (*, B, m), the leading axes being several right-hand sides.
+
+        With the relative residual (B,), and the null spaces of the elements whose system is singular.
+        """
         n, B = self.n, self.data.batch
         h = self._compress(self.spectrum.rotate(gz)) * self.root
         rhs = np.concatenate([gx, h], axis=-1)
@@ -115,16 +123,30 @@ class DenseKKT:
         w = np.empty_like(stacked)
         for i, (ldu, pivots) in enumerate(self.factors):
             w[:, i] = lapack.dsytrs(ldu, pivots, stacked[:, i].T)[0].T
-        residual, scale = self._residual(stacked, w)
-        unique = np.ones(B, bool)
+        with np.errstate(invalid="ignore", over="ignore"):  # a singular factor gives infinities, dealt with below
+            residual, scale = self._residual(stacked, w)
+        null = {}
         doubtful = ~(residual <= 1e-9 * scale) | ~(np.abs(w).max((0, 2), initial=0) <= 1e8 * scale)
         for i in np.flatnonzero(doubtful):
-            w[:, i], unique[i] = self._minimum_norm(i, stacked[:, i])
+            w[:, i], kernel = self._minimum_norm(i, stacked[:, i])
+            if len(kernel):
+                null[int(i)] = kernel
         if doubtful.any():
             residual, scale = self._residual(stacked, w)
-        w = w.reshape(rhs.shape)
-        wz = self.spectrum.rotate(self._scatter(w[..., n:] * self.root), back=True)
-        return w[..., :n], wz, Certificate(residual / scale, unique, self.spectrum.margin)
+        wx, wz = self._split(w.reshape(rhs.shape))
+        return wx, wz, residual / scale, {i: self._split_one(i, kernel) for i, kernel in null.items()}
+
+    def _split(self, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """w_x and w_z = V S eta."""
+        wz = self.spectrum.rotate(self._scatter(w[..., self.n :] * self.root), back=True)
+        return w[..., : self.n], wz
+
+    def _split_one(self, i: int, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`_split` for vectors (k, N) of element i."""
+        wide = np.zeros((len(w), self.data.batch, w.shape[-1]))
+        wide[:, i] = w
+        wx, wz = self._split(wide)
+        return wx[:, i], wz[:, i]
 
     def _compress(self, v: np.ndarray) -> np.ndarray:
         if self.order is None:
@@ -147,13 +169,13 @@ class DenseKKT:
         worst = np.maximum(np.abs(top).max((0, 2), initial=0.0), np.abs(low).max((0, 2), initial=0.0))
         return worst, np.abs(rhs).max((0, 2), initial=0.0) + np.finfo(float).tiny
 
-    def _minimum_norm(self, i: int, rhs: np.ndarray) -> tuple[np.ndarray, bool]:
-        """Least squares of minimum norm for one element, (R, N); and whether the system had full rank after all."""
-        n, P = self.n, self.data.element(i)[0]
+    def _minimum_norm(self, i: int, rhs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Least squares of minimum norm for one element, (R, N); and a basis (k, N) of the null space."""
+        P = self.data.element(i)[0]
         K = np.block([[P, self.W[i].T], [self.W[i], np.diag(self.lam[i] - 1.0)]])
         if not np.isfinite(K).all():
-            return np.full_like(rhs, np.nan), False
+            return np.full_like(rhs, np.nan), np.zeros((0, len(K)))
         values, vectors = np.linalg.eigh(K)
         kept = np.abs(values) > RANK_TOLERANCE * np.abs(values).max(initial=0.0)
         inverse = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
-        return (rhs @ vectors * inverse) @ vectors.T, bool(kept[: len(P)].all() and kept.all())
+        return (rhs @ vectors * inverse) @ vectors.T, vectors[:, ~kept].T

@@ -65,9 +65,10 @@ def screen(program, data):
     back such a row reads 0'x + s = 1. A b of -infinity is invalid.
     """
     b = data.b
-    square = np.vdot(b, b)
-    if square < ABSENT**2 and all(math.isfinite(np.vdot(v, v)) for v in (data.P, data.q, data.A)):
-        return data, None, None  # every entry is finite, and every entry of b below 1e20: almost always
+    with np.errstate(all="ignore"):
+        square = np.vdot(b, b)
+        if square < ABSENT**2 and all(math.isfinite(np.vdot(v, v)) for v in (data.P, data.q, data.A)):
+            return data, None, None  # every entry is finite, and every entry of b below 1e20: almost always
     free = np.zeros(program.m, dtype=bool)
     for block, _, start in program.cone.groups:
         if isinstance(block, Nonnegative):
@@ -120,7 +121,8 @@ class Judge:
         """`judge` on data that have been through `screen`, with the invalid elements marked by their status."""
         status, x, z, s = solution.status, solution.x, solution.z, solution.s
         if not status.any():  # all claim to be solved: almost always
-            residuals = self.residuals(data, x, z, s)
+            with np.errstate(all="ignore"):
+                residuals = self.residuals(data, x, z, s)
             if residuals.max(initial=0.0) <= 10.0 * tol:
                 return replace(solution, residuals=residuals)
         status = status.copy()

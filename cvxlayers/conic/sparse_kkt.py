@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from cvxlayers.conic.kkt import Certificate, Spectrum
+from cvxlayers.conic.kkt import Null, Spectrum
 from cvxlayers.conic.program import ConeData, ConeProgram
 from cvxlayers.solvers.pool import available_cpus, run
 
@@ -108,16 +108,19 @@ class SparseKKT:
 
         self.factors = _for_each(factor, data.batch)
 
-    def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, Certificate]:
+    def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
+        """As `DenseKKT.solve`; of a null space one vector, at random, is found."""
         n, root = self.n, np.sqrt(self.spectrum.lam)
         rhs = np.concatenate([gx, self.spectrum.rotate(gz) * root], axis=-1)
         stacked = rhs.reshape(-1, self.batch, rhs.shape[-1])
         w = np.empty_like(stacked)
-        residual, unique = np.zeros(self.batch), np.ones(self.batch, bool)
+        residual, null = np.zeros(self.batch), {}
 
         def solve(i):
             probe = np.random.default_rng(0).standard_normal(rhs.shape[-1])
-            unique[i] = self._refined(i, probe)[1] < 1e-6
+            direction, error = self._refined(i, probe)
+            if not error < 1e-6:  # no solution, so a null vector stands in for it
+                null[i] = direction / np.linalg.norm(direction)
             for k in range(len(stacked)):
                 w[k, i], error = self._refined(i, stacked[k, i])
                 residual[i] = max(residual[i], error)
@@ -125,7 +128,12 @@ class SparseKKT:
         _for_each(solve, self.batch)
         w = w.reshape(rhs.shape)
         wz = self.spectrum.rotate(w[..., n:] * root, back=True)
-        return w[..., :n], wz, Certificate(residual, unique, self.spectrum.margin)
+        kernels: Null = {}
+        for i, direction in null.items():
+            wide = np.zeros((1, self.batch, len(direction)))
+            wide[:, i] = direction
+            kernels[i] = wide[:, i, :n], self.spectrum.rotate(wide[..., n:] * root, back=True)[:, i]
+        return w[..., :n], wz, residual, kernels
 
     def _refined(self, i: int, rhs: np.ndarray) -> tuple[np.ndarray, float]:
         """Solution by refinement, and its residual relative to the right-hand side."""

@@ -162,9 +162,9 @@ class _Conic(_Function):
     def forward(call: Call, *tensors: torch.Tensor):
         point = call.run(tensors)
         device = tensors[0].device
-        out = [torch.from_numpy(v.reshape(*call.batch_shape, v.shape[-1]).copy()).to(device) for v in point.at_zero]
+        out = [torch.from_numpy(v.reshape((*call.batch_shape, v.shape[-1])).copy()).to(device) for v in point.at_zero]
         kept = np.ones(point.batch, bool) if point.failed is None else ~point.failed
-        return (*out, torch.from_numpy(kept.reshape(*call.batch_shape, 1)).to(device))
+        return (*out, torch.from_numpy(kept.reshape((*call.batch_shape, 1))).to(device))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
