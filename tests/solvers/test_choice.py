@@ -1,0 +1,117 @@
+"""Which solver is chosen, and what is said of it."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from cvxlayers.conic.program import ConeData
+from cvxlayers.errors import SettingsError
+from cvxlayers.sets import Nonnegative
+from cvxlayers.solvers.choice import choose
+from cvxlayers.solvers.clarabel import Clarabel
+from cvxlayers.solvers.daqp import DAQP
+from cvxlayers.solvers.fallback import Fallback
+from cvxlayers.status import Status
+from tests.solvers.problems import CONES, dense_program, infeasible, solvable, sparse_qp, unbounded
+
+
+def test_small_quadratic_programs_get_the_active_set_method():
+    plan = choose(dense_program(CONES["linear"], 5))
+    assert isinstance(plan.solver, Fallback)
+    assert plan.solver.first == DAQP()
+    assert plan.requested is None
+
+
+@pytest.mark.parametrize("kind", ["second_order", "semidefinite", "exponential", "power", "everything"])
+def test_cones_get_the_interior_point_method(kind):
+    assert choose(dense_program(CONES[kind], 4)).solver == Clarabel()
+
+
+def test_linear_programs_and_large_sparse_ones_get_the_interior_point_method():
+    assert choose(dense_program(CONES["linear"], 5, quadratic=False)).solver == Clarabel()
+    assert choose(sparse_qp(400, 1)[0]).solver == Clarabel()
+
+
+def test_the_table_says_why():
+    text = str(choose(dense_program(CONES["linear"], 5)))
+    assert text.startswith("DAQP, then CLARABEL: an active-set method for a dense quadratic program (n=5, m=10)")
+    assert "-> DAQP" in text
+    assert "ECOS      lacks quadratic objectives" in text
+    text = str(choose(dense_program(CONES["semidefinite"], 4)))
+    assert "DAQP      lacks the cone PositiveSemidefinite" in text
+
+
+def test_settings_reach_the_solver():
+    plan = choose(dense_program(CONES["linear"], 5), settings={"eps": 1e-6, "max_iters": 77})
+    assert plan.solver.first == DAQP(tol=1e-6, max_iter=77)
+    assert plan.solver.second == Clarabel(tol=1e-6, max_iter=77)
+    assert plan.solver.tol == 1e-6
+
+
+def test_settings_narrow_the_choice():
+    plan = choose(dense_program(CONES["linear"], 5), settings={"acceleration_lookback": 0})
+    assert "has no setting 'acceleration_lookback'" in str(plan)
+    assert plan.solver.name.startswith("SCS")
+    with pytest.raises(SettingsError, match="(?s)no solver can solve.*CLARABEL has no setting 'nonsense'"):
+        choose(dense_program(CONES["linear"], 5), settings={"nonsense": 1})
+
+
+def test_solve_method_names_a_solver():
+    assert choose(dense_program(CONES["linear"], 5), settings={"solve_method": "Clarabel"}).solver == Clarabel()
+
+
+def test_a_solver_that_was_asked_for():
+    program = dense_program(CONES["linear"], 5)
+    plan = choose(program, solver="DAQP")
+    assert plan.solver == DAQP()
+    assert plan.requested == "DAQP"
+    assert choose(program, solver=Clarabel(tol=1e-6), settings={"max_iter": 9}).solver == Clarabel(tol=1e-6, max_iter=9)
+
+
+def test_a_solver_that_lacks_something():
+    program = dense_program(CONES["semidefinite"], 4)
+    with pytest.raises(SettingsError) as error:
+        choose(program, solver="ECOS")
+    text = str(error.value)
+    assert "solver ECOS lacks quadratic objectives and the cone PositiveSemidefinite" in text or (
+        "solver ECOS lacks the cone PositiveSemidefinite and quadratic objectives" in text
+    )
+    assert "These can: CLARABEL" in text
+    assert "DAQP lacks the cone PositiveSemidefinite" in text
+    with pytest.raises(SettingsError, match="ECOS lacks"):
+        solver = choose(dense_program((Nonnegative(2),), 2, quadratic=False), solver="ECOS").solver
+        solver.prepare(program)
+
+
+def test_a_solver_that_is_not_installed(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("cvxlayers.solvers.solver.find_spec", lambda name: None if name == "daqp" else find(name))
+    program = dense_program(CONES["linear"], 5)
+    plan = choose(program)
+    assert plan.solver == Clarabel()
+    assert "is not installed (pip install daqp)" in str(plan)
+    with pytest.raises(SettingsError, match="DAQP is not installed"):
+        choose(program, solver="DAQP")
+
+
+def test_fallback_solves_what_the_first_solver_does_not():
+    program = dense_program(CONES["linear"], 5)
+    data = solvable(program, 5, seed=4)
+    starved = Fallback(first=DAQP(max_iter=1), second=Clarabel())
+    solution = starved.prepare(program).solve(data)
+    alone = Clarabel().prepare(program).solve(data)
+    assert (DAQP(max_iter=1).prepare(program).solve(data).status != Status.SOLVED).all()
+    assert (solution.status == Status.SOLVED).all()
+    np.testing.assert_array_equal(solution.x, alone.x)
+    np.testing.assert_array_equal(solution.residuals, alone.residuals)
+
+
+def test_fallback_keeps_proofs_and_invalid_elements():
+    program = dense_program(CONES["linear"], 4)
+    solver = Fallback(first=DAQP(), second=Clarabel())
+    assert (solver.prepare(program).solve(infeasible(program, 2)[0]).status == Status.INFEASIBLE).all()
+    assert (solver.prepare(program).solve(unbounded(program, 2)).status == Status.UNBOUNDED).all()
+    good = solvable(program, 2)
+    data = ConeData(2, good.P, good.q * np.array([[np.nan], [1.0]]), good.A, good.b, good.r)
+    assert solver.prepare(program).solve(data).status.tolist() == [Status.INVALID_INPUT, Status.SOLVED]
