@@ -24,7 +24,7 @@ ROWS = [
     {"prox", "conic"},
     {"solvers"},
     {"canonical", "result"},
-    {"solution_map", "lift_recover"},
+    {"solution_map", "lift_recover", "vectors"},
     {"layer"},
     {"one_off", "torch", "jax"},
     {"__init__"},
