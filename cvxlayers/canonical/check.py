@@ -82,7 +82,8 @@ def _check_geometric(problem: cp.Problem) -> None:
             advice = "The problem is convex by the DCP rules: pass gp=False."
         raise ProblemError(f"the problem is not a geometric program (DGP) because of '{quote(culprit)}'. {advice}")
     objective: Any = problem.objective
-    if not problem.is_dgp(dpp=True):
+    parametrized: Any = problem.is_dgp
+    if not parametrized(dpp=True):
         culprit = _problem_culprit(
             problem,
             lambda e: e.is_dgp(dpp=True),
@@ -122,7 +123,7 @@ def _problem_culprit(
         if not objective_ok:
             stack.enter_context(_objective_scope())
             found: Any = _smallest([problem.objective.expr], expression_ok)
-            if isinstance(found, AddExpression) and found is problem.objective.expr:
+            if found is problem.objective.expr and isinstance(problem.objective.expr, AddExpression):
                 # Each term is fine by itself: the one to name curves the wrong way.
                 minimize = isinstance(problem.objective, cp.Minimize)
                 wrong = [e for e in found.args if not (e.is_convex() if minimize else e.is_concave())]
@@ -138,10 +139,12 @@ def _problem_culprit(
     return problem
 
 
-def _smallest(nodes: Sequence[Any], ok: Callable[[Any], bool]) -> cp.Expression | None:
+def _smallest(nodes: Sequence[Any], ok: Callable[[Any], bool]) -> Any:
+    """The first expression that is not ok while its arguments are; None if all nodes are ok."""
     for node in nodes:
-        if isinstance(node, cp.Expression) and not ok(node):
-            return _smallest(node.args, ok) or node
+        if not isinstance(node, cp.Constraint) and not ok(node):
+            deeper = _smallest(node.args, ok)
+            return node if deeper is None else deeper
     return None
 
 

@@ -1,8 +1,8 @@
-"""Replace parameters and complex variables by plain real ones, and remember the linear maps between them.
+"""Replace structured and complex leaves by plain real ones, and remember the linear maps between them.
 
-After `lower_leaves` every parameter of the problem is real and free of structure (symmetric, diag, sparsity), and every
-variable is real; what CVXPY may still expand are the real attributes of variables. This is what makes the gradient
-of a structured parameter the projection on its structure: the map to the plain parameter averages mirrored entries.
+After `lower_leaves` every parameter and variable is real and free of structure (symmetric, diag, sparsity, ...); what
+CVXPY still expands are signs and bounds. This is what makes the gradient of a structured parameter the projection on
+its structure: the map to the plain parameter averages mirrored entries.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _part(leaf, name: str, stride: int, start: int) -> _Part:
     size = leaf.size
     fortran = np.arange(size).reshape(leaf.shape).ravel(order="F")
     place = sp.csr_array((np.ones(size), (start + stride * np.arange(size), np.arange(size))), (stride * size, size))
-    kind = type(leaf)
+    kind = cp.Variable if isinstance(leaf, cp.Variable) else cp.Parameter
     signs = {key: True for key in SIGNS if leaf.attributes[key]}
     label = leaf.name() if stride == 1 else f"{name}({leaf.name()})"
     structure = _structure(leaf, imaginary=name == "imag")
@@ -85,7 +85,9 @@ def _part(leaf, name: str, stride: int, start: int) -> _Part:
         return _Part(plain, place, sp.csr_array(order @ place.T), plain)
     fill, pick = structure
     plain = kind(len(pick.indptr) - 1, name=label, **signs)
-    expression = cp.reshape(cp.Constant(fill[fortran]) @ plain, leaf.shape, order="F") if plain.size else None
+    expression = cp.Constant(np.zeros(leaf.shape))
+    if plain.size:
+        expression = cp.reshape(cp.Constant(fill[fortran]) @ plain, leaf.shape, order="F")
     return _Part(plain, sp.csr_array(place @ fill), sp.csr_array(pick @ place.T), expression)
 
 
