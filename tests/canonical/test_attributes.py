@@ -6,7 +6,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from cvxpy.expressions.constants.callback_param import CallbackParameter
+from cvxpy.expressions.constants.callback_param import CallbackParam
 
 from cvxlayers.canonical import build, current_values
 from tests.canonical.reference import agrees, data, dense, duals, parameter, solve
@@ -231,7 +231,7 @@ def test_complex_second_order_cone(rng):
 
 def test_callback_parameter():
     p = parameter(2.0)
-    squared = CallbackParameter(lambda: np.diag(p.value**2 * np.ones(2)), (2, 2), symmetric=True)
+    squared = CallbackParam(lambda: np.diag(p.value**2 * np.ones(2)), (2, 2), symmetric=True)
     X = cp.Variable((2, 2))
     form = build(cp.Problem(cp.Minimize(cp.sum_squares(X - squared))), [squared], [X])
     np.testing.assert_allclose(solve(form, current_values([squared]))[1][0], 4 * np.eye(2), atol=1e-6)
