@@ -93,7 +93,8 @@ class ConeData:
 
     def element(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """P, q, A, b of one problem of the batch."""
-        return tuple(v[i] if v.ndim == 2 else v for v in (self.P, self.q, self.A, self.b))
+        P, q, A, b = (v[i] if v.ndim == 2 else v for v in (self.P, self.q, self.A, self.b))
+        return P, q, A, b
 
     def take(self, elements: slice | np.ndarray) -> ConeData:
         """Some elements, by index, as a batch of their own; what is shared stays shared."""
@@ -149,7 +150,7 @@ class ConicSolution:
 
     def take(self, elements: slice | np.ndarray) -> ConicSolution:
         """Some elements, as a batch of their own."""
-        return ConicSolution(*(None if (v := getattr(self, k)) is None else v[elements] for k in _BATCHED))
+        return ConicSolution(**{k: v[elements] for k in _BATCHED if (v := getattr(self, k)) is not None})
 
     def put(self, elements: np.ndarray, other: ConicSolution) -> ConicSolution:
         """The same, with some elements replaced by those of another batch, in order."""

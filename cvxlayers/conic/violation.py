@@ -52,11 +52,11 @@ def _semidefinite(cone: PositiveSemidefinite, v: np.ndarray, dual: bool) -> np.n
     # Entries of the upper triangle, column by column, are those of the lower triangle, row by row.
     k = cone.k
     rows, cols = np.tril_indices(k)
+    finite = np.isfinite(v).all(-1, keepdims=True)
     X = np.zeros((*v.shape[:-1], k, k))
-    X[..., rows, cols] = np.where(rows == cols, v, v / np.sqrt(2.0))
-    finite = np.isfinite(X).all((-2, -1))
-    least = np.linalg.eigvalsh(np.where(finite[..., None, None], X, 0.0))[..., 0]
-    return np.where(finite, np.maximum(-least, 0.0), np.nan)
+    X[..., rows, cols] = np.where(finite, np.where(rows == cols, v, v / np.sqrt(2.0)), 0.0)
+    least = np.linalg.eigvalsh(X)[..., 0]
+    return np.where(finite[..., 0], np.maximum(-least, 0.0), np.nan)
 
 
 def _exponential(cone: Cone, v: np.ndarray, dual: bool) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,8 +54,7 @@ class _Prepared(Prepared):
         self._free: list = []  # workspaces that no thread is using
 
     def _workspace(self):
-        import clarabel
-
+        clarabel = self.solver.load()
         cones = [_cone(clarabel, block) for block in self.program.cone.blocks if block.size]
         settings = clarabel.DefaultSettings()
         settings.verbose = self.solver.verbose
@@ -74,7 +74,8 @@ class _Prepared(Prepared):
         def solve(elements: Sequence[int]) -> None:
             workspace = self._free.pop() if self._free else self._workspace()
             rows = slice(elements.start, elements.stop) if isinstance(elements, range) else elements
-            P, q, A, b, d, e, c = self._equilibration(data if len(elements) == data.batch else data.take(rows))
+            taken = data if len(elements) == data.batch else data.take(np.asarray(elements))
+            P, q, A, b, d, e, c = self._equilibration(taken)
             for k, i in enumerate(elements):
                 workspace.update(P=P[k], q=q[k], A=A[k], b=b[k])
                 solution = workspace.solve()
@@ -92,7 +93,7 @@ class _Prepared(Prepared):
         return 3e-4 + 1e-6 * self.program.A.nnz
 
 
-def _cone(clarabel, block: Cone):
+def _cone(clarabel: Any, block: Cone) -> Any:
     if isinstance(block, Nonnegative):
         return clarabel.NonnegativeConeT(block.size)
     if isinstance(block, SecondOrder):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from cvxlayers.conic.program import ConeProgram, ConicSolution, DenseData
 from cvxlayers.solvers.blas import one_blas_thread
 from cvxlayers.solvers.certificate import infeasibility, unboundedness
 from cvxlayers.solvers.settings import count, nonnegative, positive
-from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver, starts
+from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver, starting_point
 from cvxlayers.status import Status
 
 
@@ -69,10 +69,8 @@ class _Prepared(Prepared):
             self._settings["time_limit"] = solver.time_limit
 
     def _workspace(self):
-        import daqp
-
         n, m = self.program.n, self.program.m
-        workspace = daqp.Model()
+        workspace = self.solver.load().Model()
         workspace.settings = {**self._settings, "eps_prox": 0.0}
         workspace.setup(np.eye(n), np.zeros(n), np.eye(m, n), np.ones(m), np.full(m, -_INFINITE), self._sense)
         return workspace
@@ -130,12 +128,10 @@ class _Prepared(Prepared):
 
     def _proximal(self, P, q, A, upper, lower, sense, out: ConicSolution, i: int) -> int:
         """Solve one element whose P is singular."""
-        import daqp
-
         if not self.solver.proximal:
             return _NOT_CONVEX
         settings = {**self._settings, "eps_prox": -self.solver.proximal, "eta_prox": _PROXIMAL_STEP}
-        out.x[i], _, flag, info = daqp.solve(P, q, A, upper, lower, sense, **settings)
+        out.x[i], _, flag, info = self.solver.load().solve(P, q, A, upper, lower, sense, **settings)
         out.z[i], out.iterations[i] = info["lam"], info["iterations"]
         return flag
 
@@ -151,10 +147,12 @@ class _Prepared(Prepared):
 
     def _starting(self, warm: ConicSolution, i: int) -> np.ndarray:
         """The constraint flags, with the rows that are active at the starting point marked."""
-        if not starts(warm, i):
+        start = starting_point(warm, i)
+        if start is None:
             return self._sense
+        _, z, s = start
         p, flags = self._equalities, self._sense.copy()
-        flags[p:][warm.z[i, p:] > warm.s[i, p:]] = _ACTIVE
+        flags[p:][z[p:] > s[p:]] = _ACTIVE
         return flags
 
     def _failed(self, i: int, flag: int, data: DenseData, out: ConicSolution) -> None:
@@ -196,11 +194,10 @@ class _Rotated:
     _identity: ClassVar[dict[int, np.ndarray]] = {}
 
     def __init__(self, P: np.ndarray, A: np.ndarray) -> None:
-        from scipy.linalg.blas import dtrsm, dtrsv
-        from scipy.linalg.lapack import dpotrf
+        from scipy.linalg import blas, lapack
 
-        self._solve = dtrsv
-        self.L, info = dpotrf(P.T, lower=1)
+        self._solve: Any = blas.dtrsv  # type: ignore[attr-defined]
+        self.L, info = lapack.dpotrf(P.T, lower=1)  # type: ignore[attr-defined]
         pivots = self.L.diagonal()
         if info or pivots.min() <= 1e-6 * pivots.max():
             self.P = None
@@ -209,7 +206,7 @@ class _Rotated:
         if n not in self._identity:
             self._identity[n] = np.eye(n)
         self.P = self._identity[n]
-        self.A = dtrsm(1.0, self.L, A.T, lower=1).T
+        self.A = blas.dtrsm(1.0, self.L, A.T, lower=1).T  # type: ignore[attr-defined]
 
     def objective(self, q: np.ndarray) -> np.ndarray:
         return self._solve(self.L, q, lower=1)

@@ -63,7 +63,7 @@ class DiffCP(Solver):
 class DiffCPSolution(ConicSolution):
     """A solution with what diffcp needs for its adjoint: ``adjoints`` holds one function for each element, or None."""
 
-    adjoints: tuple[Callable | None, ...] = field(default=(), repr=False)
+    adjoints: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=object), repr=False)
 
 
 class _Prepared(Prepared):
@@ -98,7 +98,7 @@ class _Prepared(Prepared):
 
     def solve(
         self, data: ConeData | DenseData, warm: ConicSolution | None = None, threads: int | None = None
-    ) -> ConicSolution:
+    ) -> DiffCPSolution:
         if isinstance(data, DenseData):
             data = self.program.sparse(data)
         solution = super().solve(data, warm, threads)
@@ -109,18 +109,18 @@ class _Prepared(Prepared):
             other = self._other.solve(data.take(failed), threads=threads)
             proof = (other.status == Status.INFEASIBLE) | (other.status == Status.UNBOUNDED)
             solution = solution.put(failed[proof], other.take(proof))
+        assert isinstance(solution, DiffCPSolution)
         return solution
 
-    def _blank(self, batch: int) -> ConicSolution:
+    def _blank(self, batch: int) -> DiffCPSolution:
         blank = super()._blank(batch)
         adjoints = np.full(batch, None)
         return DiffCPSolution(blank.x, blank.z, blank.s, blank.status, blank.iterations, None, adjoints)
 
     def _worker(
-        self, data: ConeData, warm: ConicSolution | None, out: ConicSolution
+        self, data: ConeData, warm: ConicSolution | None, out: DiffCPSolution
     ) -> Callable[[Sequence[int]], None]:
-        import diffcp
-
+        diffcp = self.solver.load()
         order, solver = self._order, self.solver
 
         def solve(elements: Sequence[int]) -> None:
@@ -149,7 +149,7 @@ class _Prepared(Prepared):
         return solve
 
     def adjoint(
-        self, solution: ConicSolution, gx: np.ndarray, gz: np.ndarray, gs: np.ndarray
+        self, solution: DiffCPSolution, gx: np.ndarray, gz: np.ndarray, gs: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """diffcp's gradients with respect to q (batch, n), A (batch, nnz of A) and b (batch, m); zero where it failed.
 

@@ -63,8 +63,7 @@ class _Prepared(Prepared):
     def _worker(
         self, data: ConeData, warm: ConicSolution | None, out: ConicSolution
     ) -> Callable[[Sequence[int]], None]:
-        import ecos
-
+        ecos = self.solver.load()
         p, rows, order = self._equalities, self._rows, self._order
         settings = {
             "abstol": self.solver.tol,
@@ -111,17 +110,11 @@ class _Rows:
 
 def _stored(matrix: sp.csc_matrix) -> sp.csc_matrix:
     """The matrix, with a zero stored if it stores nothing."""
-    if matrix.nnz == 0:
-        return sp.csc_matrix(
-            (np.zeros(1), np.zeros(1, dtype=np.int32), _one_entry(matrix.shape[1])), shape=matrix.shape
-        )
-    return matrix
-
-
-def _one_entry(columns: int) -> np.ndarray:
-    indptr = np.ones(columns + 1, dtype=np.int32)
+    if matrix.nnz:
+        return matrix
+    indptr = np.ones(matrix.shape[1] + 1, dtype=np.int32)  # type: ignore[index]
     indptr[0] = 0
-    return indptr
+    return sp.csc_matrix((np.zeros(1), np.zeros(1, dtype=np.int32), indptr), shape=matrix.shape)
 
 
 _STATUS = {

@@ -68,8 +68,7 @@ class _Prepared(Prepared):
             ours[rows] = np.asarray(theirs).reshape(size, -1)
 
     def _compiled(self, size: int):
-        import moreau
-
+        moreau = self.solver.load()
         solver, blocks = self.solver, self.program.cone.blocks
         cones = moreau.Cones(
             num_zero_cones=sum(block.size for block in blocks if isinstance(block, Zero)),

@@ -26,7 +26,7 @@ class Reordering:
         """The permuted matrix with these values, given in our order."""
         return sp.csc_matrix((values[self._order], self._indices, self._indptr), shape=self._shape)
 
-    def values(self, matrix: sp.spmatrix) -> np.ndarray:
+    def values(self, matrix: sp.csc_matrix) -> np.ndarray:
         """The values, in our order, of a matrix with the permuted pattern, whose zeros may be missing."""
         found = np.asarray(matrix.tocsr()[self._indices, self._columns]).ravel()
         out = np.empty(len(found))

@@ -14,7 +14,7 @@ import scipy.sparse as sp
 
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution
 from cvxlayers.solvers.settings import between, count, flag, positive
-from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver, starts
+from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver, starting_point
 from cvxlayers.status import Status
 
 
@@ -71,8 +71,9 @@ class _Prepared(Prepared):
                     if adapted:
                         problem.update_settings(rho=self.solver.rho)
                     problem.update(q=np.ascontiguousarray(q), l=lower, u=np.ascontiguousarray(b))
-                if starts(warm, i):
-                    problem.warm_start(x=warm.x[i].copy(), y=warm.z[i].copy())
+                start = starting_point(warm, i)
+                if start is not None:
+                    problem.warm_start(x=start[0], y=start[1])
                 elif shared:
                     problem.warm_start(x=np.zeros(program.n), y=np.zeros(program.m))
                 result = problem.solve(raise_error=False)
@@ -82,9 +83,7 @@ class _Prepared(Prepared):
         return solve
 
     def _set_up(self, P: np.ndarray, q: np.ndarray, A: np.ndarray, lower: np.ndarray, upper: np.ndarray):
-        import osqp
-
-        solver, problem = self.solver, osqp.OSQP(algebra="builtin")
+        solver, problem = self.solver, self.solver.load().OSQP(algebra="builtin")
         problem.setup(
             sp.csc_matrix(self.program.P.csc(P)),
             np.ascontiguousarray(q),

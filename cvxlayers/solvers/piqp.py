@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -45,7 +46,7 @@ class _Prepared(Prepared):
         n, m = program.n, program.m
         self._full = program.P.nnz + program.A.nnz >= 0.25 * (n * (n + 1) / 2 + m * n)
 
-    def _matrices(self, P: np.ndarray, A: np.ndarray, p: int):
+    def _matrices(self, P: np.ndarray, A: np.ndarray, p: int) -> tuple[Any, Any, Any]:
         """P, the equality rows and the inequality rows, as PIQP takes them."""
         program = self.program
         if self._full:
@@ -57,8 +58,7 @@ class _Prepared(Prepared):
     def _worker(
         self, data: ConeData, warm: ConicSolution | None, out: ConicSolution
     ) -> Callable[[Sequence[int]], None]:
-        import piqp
-
+        piqp = self.solver.load()
         program, p, tol = self.program, self._judge.equalities, self.solver.tol
         method = piqp.DenseSolver if self._full else piqp.SparseSolver
         none = np.full(program.m - p, -np.inf)

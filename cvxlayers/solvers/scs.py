@@ -14,7 +14,7 @@ from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
 from cvxlayers.solvers.ordering import Reordering, lower_triangles
 from cvxlayers.solvers.settings import between, count, flag, positive
-from cvxlayers.solvers.solver import ALL, Capabilities, Prepared, Solver, starts
+from cvxlayers.solvers.solver import ALL, Capabilities, Prepared, Solver, starting_point
 from cvxlayers.status import Status
 
 
@@ -59,8 +59,7 @@ class _Prepared(Prepared):
     def _worker(
         self, data: ConeData, warm: ConicSolution | None, out: ConicSolution
     ) -> Callable[[Sequence[int]], None]:
-        import scs
-
+        scs = self.solver.load()
         solver, program, order = self.solver, self.program, self._order
         settings = {
             "eps_abs": solver.tol,
@@ -85,10 +84,11 @@ class _Prepared(Prepared):
                 problem = {"A": order.matrix(A), "b": b[order.rows], "c": q.copy()}
                 if program.P.nnz:
                     problem["P"] = program.P.csc(P)
-                point = {}
-                if starts(warm, i):
-                    point = {"x": warm.x[i], "y": warm.z[i][order.rows], "s": warm.s[i][order.rows]}
-                result = scs.SCS(problem, self._cone, **settings).solve(warm_start=bool(point), **point)
+                workspace, start = scs.SCS(problem, self._cone, **settings), starting_point(warm, i)
+                if start is None:
+                    result = workspace.solve(warm_start=False)
+                else:
+                    result = workspace.solve(x=start[0], y=start[1][order.rows], s=start[2][order.rows])
                 out.status[i] = _STATUS.get(result["info"]["status_val"], Status.NUMERICAL_ERROR)
                 out.iterations[i] = result["info"]["iter"]
                 out.x[i] = result["x"]

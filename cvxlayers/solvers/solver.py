@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
@@ -97,6 +98,12 @@ class Solver(ABC):
         """Whether the package that does the work is installed."""
         return cls.package is None or find_spec(cls.package) is not None
 
+    @classmethod
+    def load(cls) -> Any:
+        """The package that does the work, imported when it is first needed."""
+        assert cls.package is not None
+        return import_module(cls.package)
+
     def prepare(self, program: ConeProgram) -> Prepared:
         """Everything that depends on the program's structure alone, done once.
 
@@ -173,7 +180,8 @@ class Prepared(ABC):
             solve = self._worker(data, warm, solution)
             if elements is None:
                 return lambda start, stop: solve(range(start, stop))
-            return lambda start, stop: solve(elements[start:stop].tolist())
+            taken = elements.tolist()
+            return lambda start, stop: solve(taken[start:stop])
 
         grain = size if threads == 1 or size == 1 else math.ceil(_WORTH_A_THREAD / self._seconds(data))
         if 2 * grain > size:
@@ -212,6 +220,8 @@ class Prepared(ABC):
         return warm
 
 
-def starts(warm: ConicSolution | None, i: int) -> bool:
-    """Whether element ``i`` has a point to start from."""
-    return warm is not None and math.isfinite(warm.x[i].sum() + warm.z[i].sum() + warm.s[i].sum())
+def starting_point(warm: ConicSolution | None, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """x, z and s that element ``i`` starts from, or None if it starts cold."""
+    if warm is None or not math.isfinite(warm.x[i].sum() + warm.z[i].sum() + warm.s[i].sum()):
+        return None
+    return warm.x[i].copy(), warm.z[i].copy(), warm.s[i].copy()
