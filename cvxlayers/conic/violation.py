@@ -52,7 +52,7 @@ def _semidefinite(cone: PositiveSemidefinite, v: np.ndarray, dual: bool) -> np.n
     # Entries of the upper triangle, column by column, are those of the lower triangle, row by row.
     k = cone.k
     rows, cols = np.tril_indices(k)
-    finite = np.isfinite(v).all(-1, keepdims=True)
+    finite = np.asarray(np.isfinite(v).all(-1, keepdims=True))
     X = np.zeros((*v.shape[:-1], k, k))
     X[..., rows, cols] = np.where(finite, np.where(rows == cols, v, v / np.sqrt(2.0)), 0.0)
     least = np.linalg.eigvalsh(X)[..., 0]

@@ -4,6 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from cvxlayers.conic.program import ConicSolution, DenseData
+from cvxlayers.status import Status
+
+
+def certify(i: int, data: DenseData, equalities: int, out: ConicSolution) -> None:
+    """Write the certificate that goes with the status of element ``i`` of a program with linear constraints.
+
+    It is NaN where there is none: the judge then takes back the claim that there is no solution.
+    """
+    P, q, A, b = data.element(i)
+    if out.status[i] == Status.INFEASIBLE:
+        z = infeasibility(A, b, equalities)
+        out.z[i] = np.nan if z is None else z
+    elif out.status[i] == Status.UNBOUNDED:
+        ray = unboundedness(P, q, A, equalities)
+        out.x[i], out.s[i] = (np.nan, np.nan) if ray is None else ray
+
 
 def infeasibility(A: np.ndarray, b: np.ndarray, equalities: int) -> np.ndarray | None:
     """z with A'z = 0, b'z = -1 and z >= 0 past the first ``equalities`` rows, as nearly as least squares can; or None.

@@ -15,8 +15,8 @@ from cvxlayers.solvers.solver import LINEAR, Solver
 __all__ = ["Candidate", "Plan", "choose", "resolve"]
 
 # Measured on two x86 cores, dense and sparse quadratic programs, one problem at a time (benchmarks/qp_files.py).
-_DENSE_WORK = 2e8  # n (n + m)^2 up to which the active-set method wins on dense data
-_SPARSE_WORK = 3e5  # the same on sparse data
+_DENSE_WORK = 1e9  # n (n + m)^2 up to which the active-set method wins on dense data
+_SPARSE_WORK = 1.5e7  # the same on sparse data
 _DENSE = 0.25  # the share of stored entries from which data count as dense
 
 

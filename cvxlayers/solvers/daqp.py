@@ -15,7 +15,7 @@ import numpy as np
 
 from cvxlayers.conic.program import ConeProgram, ConicSolution, DenseData
 from cvxlayers.solvers.blas import one_blas_thread
-from cvxlayers.solvers.certificate import infeasibility, unboundedness
+from cvxlayers.solvers.certificate import certify
 from cvxlayers.solvers.settings import count, nonnegative, positive
 from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver, starting_point
 from cvxlayers.status import Status
@@ -115,7 +115,8 @@ class _Prepared(Prepared):
                 rows = slice(elements.start, elements.stop) if isinstance(elements, range) else elements
             self._complete(A[rows] if own_A else A, b[rows] if own_b else b, rows, out)
             for i, flag in failed:
-                self._failed(i, flag, data, out)
+                out.status[i] = _STATUS.get(flag, Status.NUMERICAL_ERROR)
+                certify(i, data, self._equalities, out)
 
         if coordinates is _Plain:
             return solve
@@ -154,16 +155,6 @@ class _Prepared(Prepared):
         p, flags = self._equalities, self._sense.copy()
         flags[p:][z[p:] > s[p:]] = _ACTIVE
         return flags
-
-    def _failed(self, i: int, flag: int, data: DenseData, out: ConicSolution) -> None:
-        P, q, A, b = data.element(i)
-        out.status[i] = _STATUS.get(flag, Status.NUMERICAL_ERROR)
-        if out.status[i] == Status.INFEASIBLE:
-            z = infeasibility(A, b, self._equalities)
-            out.z[i] = np.nan if z is None else z
-        elif out.status[i] == Status.UNBOUNDED:
-            ray = unboundedness(P, q, A, self._equalities)
-            out.x[i], out.s[i] = (np.nan, np.nan) if ray is None else ray
 
     def _seconds(self, data: DenseData) -> float:
         m, n = self.program.m, self.program.n

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, Pattern
+from cvxlayers.errors import SettingsError
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
+from cvxlayers.solvers.fallback import Fallback
 from cvxlayers.solvers.settings import choice, count, positive
-from cvxlayers.solvers.solver import ALL, Capabilities, Prepared, Solver
+from cvxlayers.solvers.solver import ALL, LINEAR, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
 
 
@@ -19,7 +21,8 @@ from cvxlayers.status import Status
 class Moreau(Solver):
     """The solver Moreau, for all cones and quadratic objectives, on the CPU or a CUDA device.
 
-    ``algorithm`` is its own choice of method: "auto", "ipm" or "active_set".
+    ``algorithm`` is "ipm", "active_set" or "auto": the active-set method for quadratic programs, with the
+    interior-point method for what it does not solve or cannot prove, and the interior-point method for all else.
 
     >>> Moreau(device="cpu").algorithm
     'auto'
@@ -35,6 +38,15 @@ class Moreau(Solver):
     capabilities = Capabilities(ALL, batched=True)
 
     def _prepare(self, program: ConeProgram) -> Prepared:
+        linear = all(type(block) in LINEAR for block in program.cone.blocks)
+        if self.algorithm == "active_set" and not linear:
+            raise SettingsError("solver MOREAU with algorithm='active_set' takes linear constraints only.")
+        if self.algorithm == "auto":
+            ipm = replace(self, algorithm="ipm")
+            if not linear:
+                return ipm.prepare(program)
+            first = replace(self, algorithm="active_set")
+            return Fallback(tol=self.tol, threads=self.threads, first=first, second=ipm).prepare(program)
         return _Prepared(self, program)
 
 
@@ -57,15 +69,16 @@ class _Prepared(Prepared):
         rows = slice(None) if elements is None else elements
         compiled = self._compiled(size)
         P, A = data.P[..., self._P_entries], data.A[..., self._A_entries]
-        compiled.setup(P[rows] if P.ndim == 2 else P, A[rows] if A.ndim == 2 else A)
-        q, b = (np.broadcast_to(v, (data.batch, v.shape[-1]))[rows] for v in (data.q, data.b))
-        result = compiled.solve(np.ascontiguousarray(q), np.ascontiguousarray(b))
-        info = compiled.info
-        status = np.atleast_1d(np.asarray([int(k) for k in np.atleast_1d(np.asarray(info.status, dtype=int))]))
-        solution.status[rows] = [_STATUS.get(int(k), Status.NUMERICAL_ERROR) for k in status]
-        solution.iterations[rows] = np.asarray(info.iterations)
+        if P.ndim + A.ndim > 2:  # it shares both or none
+            P, A = (np.ascontiguousarray(np.broadcast_to(v, (data.batch, v.shape[-1]))[rows]) for v in (P, A))
+        compiled.setup(P, A)
+        q, b = (np.ascontiguousarray(np.broadcast_to(v, (data.batch, v.shape[-1]))[rows]) for v in (data.q, data.b))
+        result, info = compiled.solve(q, b), compiled.info
         for ours, theirs in ((solution.x, result.x), (solution.z, result.z), (solution.s, result.s)):
             ours[rows] = np.asarray(theirs).reshape(size, -1)
+        solution.iterations[rows] = np.asarray(info.iterations)
+        statuses = np.atleast_1d(np.asarray(info.status, dtype=int))
+        solution.status[rows] = [_STATUS.get(int(k), Status.NUMERICAL_ERROR) for k in statuses]
 
     def _compiled(self, size: int):
         moreau = self.solver.load()
