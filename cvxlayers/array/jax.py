@@ -24,20 +24,13 @@ def loop(count: int, body: Callable[[Any], Any], state: Any) -> Any:
 
 def lyapunov(W: jax.Array, R: jax.Array) -> jax.Array:
     lam, Q = eigh(jax.lax.stop_gradient(W))
-    return _lyapunov(W, R, lam, Q)
-
-
-@jax.custom_jvp
-def _lyapunov(W, R, lam, Q):
-    return lyapunov_in_basis(R, lam, Q)
-
-
-@_lyapunov.defjvp
-def _lyapunov_jvp(primals, tangents):
-    W, R, lam, Q = primals
-    dW, dR = tangents[:2]
-    X = _lyapunov(W, R, lam, Q)
-    return X, _lyapunov(W, dR - dW @ X - X @ dW, lam, Q)
+    # X -> WX + XW is self-adjoint, and JAX derives every derivative from it: tangents, transposes and their own.
+    return jax.lax.custom_linear_solve(
+        lambda X: W @ X + X @ W,
+        jnp.broadcast_to(R, jnp.broadcast_shapes(W.shape, R.shape)),
+        lambda _, B: lyapunov_in_basis(B, lam, Q),
+        symmetric=True,
+    )
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -49,7 +42,7 @@ def _moreau(cone, u, mu):
 @_moreau.defjvp
 def _moreau_jvp(cone, primals, tangents):
     u, mu = primals
-    h = tangents[0]
+    u, h = jnp.asarray(u), jnp.asarray(tangents[0])
     z, s = _moreau(cone, u, mu)
     Dh = cone._derivative(z, s, h, mu)
     return (z, s), (Dh, Dh - h)

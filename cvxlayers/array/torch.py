@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from cvxlayers.array.symmetric import eigh, lyapunov_in_basis
 
@@ -38,6 +39,15 @@ def _to_front(x: Any, dim: int | None, size: int) -> Any:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
+def _outer_forward_mode():
+    """Lets a jvp rule see the tangents of an outer forward mode, which PyTorch switches off while it runs the rule.
+
+    The rule takes the primal part of its inputs at its own level and computes its outputs again, for a saved output
+    has lost the outer tangent. Without this, jacfwd of jacfwd is silently wrong.
+    """
+    return forward_ad._set_fwd_grad_enabled(True)
+
+
 class _Lyapunov(torch.autograd.Function):
     """(W, R) -> X; the eigendecomposition of W rides along as a constant, so that it is computed once."""
 
@@ -49,7 +59,7 @@ class _Lyapunov(torch.autograd.Function):
     def setup_context(ctx, inputs, output):
         W, _, lam, Q = inputs
         ctx.save_for_backward(W, lam, Q, output)
-        ctx.save_for_forward(W, lam, Q, output)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx, G):
@@ -59,8 +69,10 @@ class _Lyapunov(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, dW, dR, *_):
-        W, lam, Q, X = ctx.saved_tensors
-        return _Lyapunov.apply(W, dR - dW @ X - X @ dW, lam, Q)
+        with _outer_forward_mode():
+            W, R, lam, Q = (forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
+            X = _Lyapunov.apply(W, R, lam, Q)
+            return _Lyapunov.apply(W, dR - dW @ X - X @ dW, lam, Q)
 
     @staticmethod
     def vmap(info, in_dims, *inputs):
@@ -107,26 +119,26 @@ class _Moreau(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        cone, _, mu = inputs
+        cone, u, mu = inputs
         ctx.cone = cone
         ctx.number = None if isinstance(mu, Tensor) else mu
-        tensors = (*output, mu) if isinstance(mu, Tensor) else output
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-
-    @staticmethod
-    def _derivative(ctx, h):
-        z, s, *rest = ctx.saved_tensors
-        return ctx.cone._derivative(z, s, h, rest[0] if rest else ctx.number)
+        rest = (mu,) if isinstance(mu, Tensor) else ()
+        ctx.save_for_backward(*output, *rest)
+        ctx.save_for_forward(u, *rest)
 
     @staticmethod
     def backward(ctx, gz, gs):
-        return None, _Moreau._derivative(ctx, gz + gs) - gs, None
+        z, s, *rest = ctx.saved_tensors
+        return None, ctx.cone._derivative(z, s, gz + gs, rest[0] if rest else ctx.number) - gs, None
 
     @staticmethod
     def jvp(ctx, _cone, h, _mu):
-        Dh = _Moreau._derivative(ctx, h)
-        return Dh, Dh - h
+        with _outer_forward_mode():
+            u, *rest = (forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
+            mu = rest[0] if rest else ctx.number
+            z, s = _Moreau.apply(ctx.cone, u, mu)
+            Dh = ctx.cone._derivative(z, s, h, mu)
+            return Dh, Dh - h
 
     @staticmethod
     def vmap(info, in_dims, cone, u, mu):

@@ -72,7 +72,7 @@ class SecondOrder(Cone):
         some = total > 0
         scale = xp.where(some, total, 1.0)
         # The element (z + e/2)/(z + s + e) is 1/2 at 0/0 and moves nothing else.
-        shift = xp.where(some, 8 * float(xp.finfo(z.dtype).eps), 1.0)
+        shift = xp.where(some, 8 * float(xp.finfo(z.dtype).eps) + 0 * total, 1.0)
         z0, s0, z1, s1 = z0 / scale + shift, s0 / scale + shift, z1 / scale, s1 / scale
         w0, w1 = z0 + s0, z1 + s1
         delta = w0 * w0 - xp.sum(w1 * w1, axis=-1, keepdims=True)
