@@ -15,13 +15,15 @@ from cvxlayers.canonical.form import AffineSolverAffine
 from cvxlayers.conic.adjoint import Adjoint
 from cvxlayers.conic.affine import Lift
 from cvxlayers.conic.elimination import Blocks, Elimination
-from cvxlayers.conic.kkt import Certificate, DenseKKT, Null, Spectrum, spectrum
+from cvxlayers.conic.kkt import Certificate, DenseKKT, Null, spectrum
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.sparse_kkt import SparseKKT, SparseSystem
 from cvxlayers.solvers.solver import Solver
 from cvxlayers.status import Status
 
-DENSE_LIMIT = 400  # variables plus constraints of the reduced program up to which one dense factor per element is faster
+DENSE_LIMIT = 400  # variables plus constraints up to which a program is held as dense matrices
+SMALL = 64  # variables plus constraints up to which a dense factor is fastest whatever the pattern
+SPARSE_ADVANTAGE = 0.2  # sparse operations over dense ones below which the sparse factor is faster
 
 
 class Direct:
@@ -122,6 +124,9 @@ class SolutionMap:
         self.adjoint = Adjoint(form.program, form.lift)
         self.dense = isinstance(reduction, Elimination)
         self.prepared = solver.prepare(self.program)
+        size = self.program.n + self.program.m
+        self._small = size <= SMALL or _is_full(self.program)
+        self._dense_work = size**3 / 3.0 if size <= DENSE_LIMIT else np.inf
         self._system: SparseSystem | None = None
 
     def solve(self, vectors: Sequence[np.ndarray], batch: int, warm: ConicSolution | None = None) -> Point:
@@ -145,24 +150,17 @@ class SolutionMap:
         if self.mu:
             z, s = self.program.cone.smooth(z, s, self.mu)
         D = spectrum(self.program, z, s, self.mu)
-        if isinstance(data, DenseData):
-            return DenseKKT(data, D)
-        return SparseKKT(self._sparse_system(D), data, D)
+        if self._system is None and not (isinstance(data, DenseData) and self._small):
+            self._system = SparseSystem(self.program, tuple((start, size, V.shape[-3]) for start, size, V in D.bases))
+        if self._system is None or self._system.work > SPARSE_ADVANTAGE * self._dense_work:
+            return DenseKKT(data if isinstance(data, DenseData) else self.program.dense(data), D)
+        return SparseKKT(self._system, self.program.sparse(data) if isinstance(data, DenseData) else data, D)
 
     def linear_solve_at(self, P, A, z, s, gx, gz, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """The system at values P and A of the patterns and a primal-dual pair, for (*, batch, n) and (*, batch, m)."""
         program = self.program
-        data: DenseData | ConeData = ConeData(
-            batch, P, np.zeros(program.n), A, np.zeros(program.m), np.zeros(())
-        )
-        if program.n + program.m <= DENSE_LIMIT:
-            data = program.dense(data)
+        data = ConeData(batch, P, np.zeros(program.n), A, np.zeros(program.m), np.zeros(()))
         return self._factor(data, z, s).solve(gx, gz)[:2]
-
-    def _sparse_system(self, D: Spectrum) -> SparseSystem:
-        if self._system is None:
-            self._system = SparseSystem(self.program, tuple((start, size, V.shape[-3]) for start, size, V in D.bases))
-        return self._system
 
     def linear_solve(
         self, point: Point, gx: np.ndarray, gz: np.ndarray
@@ -251,6 +249,11 @@ class SolutionMap:
         """Values of the full A, finite at failed elements."""
         A = self.form.lift.A(point.vectors)
         return A if point.failed is None else np.nan_to_num(A, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _is_full(program: ConeProgram) -> bool:
+    """Whether so much of P and A is stored that a sparse factor fills up."""
+    return program.P.nnz + program.A.nnz > 0.5 * (program.n * (program.n + 1) / 2 + program.n * program.m)
 
 
 def _trivial(data: DenseData | ConeData, failed: np.ndarray) -> DenseData | ConeData:

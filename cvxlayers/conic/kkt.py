@@ -68,6 +68,18 @@ class Spectrum:
             v[..., start:stop] = part.reshape(*v.shape[:-1], -1)
         return v
 
+    def rotate_rows(self, A: np.ndarray) -> np.ndarray:
+        """V'A for (m, n) or (B, m, n)."""
+        if not self.bases:
+            return A
+        out = np.array(np.broadcast_to(A, (len(self.lam), *A.shape[-2:])))
+        for start, size, V in self.bases:
+            count = V.shape[-3]
+            rows = A[..., start : start + count * size, :].reshape(*A.shape[:-2], count, size, A.shape[-1])
+            rotated = np.matmul(V.swapaxes(-1, -2), rows)
+            out[:, start : start + count * size] = rotated.reshape(len(out), count * size, -1)
+        return out
+
 
 def spectrum(program: ConeProgram, z: np.ndarray, s: np.ndarray, mu: float = 0.0) -> Spectrum:
     """The derivative of the projection onto K* at z - s, z and s (B, m); ``mu`` > 0 for the smoothed one."""
@@ -91,10 +103,7 @@ class DenseKKT:
         self.order = None if k == m else np.argsort(-lam, axis=-1, kind="stable")[:, :k]
         self.lam = lam if self.order is None else np.take_along_axis(lam, self.order, -1)
         self.root = np.sqrt(self.lam)
-        rotated = data.A
-        if spectrum.bases:
-            columns = np.broadcast_to(data.A, (B, m, n)).transpose(2, 0, 1)
-            rotated = spectrum.rotate(columns).transpose(1, 2, 0)
+        rotated = spectrum.rotate_rows(data.A)
         if self.order is None:
             W = rotated * self.root[..., None]
         elif rotated.ndim == 2:

@@ -17,7 +17,7 @@ from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseD
 from cvxlayers.conic.residuals import Judge, restore, screen
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
-from cvxlayers.solvers.pool import available_cpus, run
+from cvxlayers.pool import available_cpus, run
 from cvxlayers.solvers.settings import did_you_mean, flag, optional_count, positive
 from cvxlayers.solvers.trivial import solve_trivial
 from cvxlayers.status import Status

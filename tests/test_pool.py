@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from cvxlayers.solvers import pool
+from cvxlayers import pool
 from cvxlayers.solvers.blas import one_blas_thread
 from cvxlayers.solvers.clarabel import Clarabel
 from tests.solvers.problems import CONES, dense_program, solvable
