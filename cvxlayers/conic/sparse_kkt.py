@@ -91,12 +91,11 @@ class SparseSystem:
         return np.ascontiguousarray((self._sum @ terms.T).T)
 
     def equilibrate(self, values: np.ndarray) -> np.ndarray:
-        """Scaling of rows and columns that brings the largest entry of each near one (Ruiz), (B, size)."""
-        scale = np.ones((len(values), self.size))
-        absolute = np.abs(values)[:, self._full]
+        """Scaling of rows and columns that brings the largest entry of each near one (Ruiz), for one upper triangle."""
+        scale = np.ones(self.size)
+        absolute = np.abs(values)[self._full]
         for _ in range(2):
-            now = absolute * scale[:, self._full_indices]
-            largest = np.maximum.reduceat(now, self._full_indptr[:-1], axis=1) * scale
+            largest = np.maximum.reduceat(absolute * scale[self._full_indices], self._full_indptr[:-1]) * scale
             scale /= np.sqrt(np.where(largest > 0, largest, 1.0))
         return scale
 
@@ -144,15 +143,18 @@ class SparseKKT:
     def __init__(self, system: SparseSystem, data: ConeData, spectrum: Spectrum) -> None:
         self.system, self.spectrum, self.batch = system, spectrum, data.batch
         self.n = system.program.n
-        values = system.values(data, spectrum)
-        self.scale = system.equilibrate(values)
-        self._values = values * self.scale[:, system.rows] * self.scale[:, system.cols]
+        self._values = system.values(data, spectrum)
+        self.scale = np.empty((self.batch, system.size))
         self._factors: list = [None] * self.batch
         self._for_each(self._factor)
         weakref.finalize(self, system.recycle, self._factors)
 
     def _factor(self, i: int) -> None:
-        self._factors[i] = self.system.factor(self._values[i])
+        system, values = self.system, self._values[i]
+        scale = self.scale[i] = system.equilibrate(values)
+        values *= scale[system.rows]
+        values *= scale[system.cols]
+        self._factors[i] = system.factor(values)
 
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """As `DenseKKT.solve`; of a null space one vector, at random, is found."""
