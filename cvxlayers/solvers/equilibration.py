@@ -49,19 +49,19 @@ class Equilibration:
         for _ in range(self.sweeps):
             # Largest entries of the scaled matrices, without forming them: the maximum of |A_ij| e_i over i is then
             # multiplied by d_j, and so on.
-            Ad, Ae = A * d[:, program.A.cols], A * e[:, program.A.rows]
+            Ad, Ae = A * d.take(program.A.cols, -1), A * e.take(program.A.rows, -1)
             rows = self.by_row.largest(Ad, program.m) * e
             cols = self.by_col.largest(Ae, program.n)
             if program.P.nnz:
                 other = np.concatenate((program.P.cols, program.P.rows))
-                cols = np.maximum(cols, self.by_P.largest(mirrored * d[:, other], program.n))
+                cols = np.maximum(cols, self.by_P.largest(mirrored * d.take(other, -1), program.n))
             cols *= d
             if self.block is not None:
-                rows = self.by_block.largest(rows, self.block[-1] + 1)[:, self.block]
+                rows = self.by_block.largest(rows, self.block[-1] + 1).take(self.block, -1)
             d = np.clip(d / np.sqrt(np.where(cols > 0, cols, 1.0)), _LEAST, _MOST)
             e = np.clip(e / np.sqrt(np.where(rows > 0, rows, 1.0)), _LEAST, _MOST)
-        P = np.atleast_2d(data.P) * (d[:, program.P.rows] * d[:, program.P.cols])
-        A = np.atleast_2d(data.A) * (e[:, program.A.rows] * d[:, program.A.cols])
+        P = np.atleast_2d(data.P) * (d.take(program.P.rows, -1) * d.take(program.P.cols, -1))
+        A = np.atleast_2d(data.A) * (e.take(program.A.rows, -1) * d.take(program.A.cols, -1))
         q, b = np.atleast_2d(data.q) * d, np.atleast_2d(data.b) * e
         cost = np.abs(q).max(-1, initial=0.0)
         if program.P.nnz:
@@ -91,6 +91,6 @@ class _Segments:
     def largest(self, values: np.ndarray, size: int) -> np.ndarray:
         out = np.zeros((len(values), size))
         if self.starts.size:
-            ordered = values if self.order is None else values[:, self.order]
+            ordered = values if self.order is None else values.take(self.order, -1)
             out[:, self.labels] = np.maximum.reduceat(ordered, self.starts, axis=-1)
         return out
