@@ -106,11 +106,10 @@ def test_numpy(name):
         return rng.normal(size=shape) + (1j * rng.normal(size=shape) if kind else 0)
 
     variables = [v for v in case.variables if isinstance(v, cp.Variable)]
-    cotangents = {v: draw(v.shape, v.is_complex()) for v in variables}
+    cotangents = {v: draw(v.shape, np.iscomplexobj(result[v])) for v in variables}
     tangents = {p: draw(p.shape, p.is_complex()) for p in case.parameters}
     gradients = result.vjp(cotangents, objective=1.5)
     changes, change = result.jvp(tangents)
-    sizes = [(o.size * (2 if np.iscomplexobj(o) else 1)) for o in (*(result[v] for v in variables), result.objective)]
     # The outputs of the case in the order of its variables; slacks are no variables of a one-off solve.
     rows, start = [], 0
     for asked in case.variables:
@@ -120,7 +119,6 @@ def test_numpy(name):
         start += size
     rows.append(np.array([start]))
     picked = jacobian[np.concatenate(rows)]
-    assert sum(sizes) == len(picked)
     flat = np.concatenate([real(tangents[p]) for p in case.parameters])
     close(np.concatenate([*(real(changes[v]) for v in variables), [change]]), picked @ flat, 10 * TOLERANCE)
     cotangent = np.concatenate([*(real(cotangents[v]) for v in variables), [1.5]])
@@ -157,9 +155,9 @@ def test_hessians(name):
 @pytest.mark.parametrize("name", problems.CONES)
 def test_gradcheck(name):
     f, v = function("torch", name), torch.from_numpy(vector(name)).requires_grad_()
-    options = {"eps": 1e-3, "atol": 2e-2, "rtol": 1e-2, "fast_mode": True}
+    options = {"eps": 1e-2, "atol": 1e-2, "rtol": 1e-2}
     assert torch.autograd.gradcheck(f, (v,), check_forward_ad=True, **options)
-    assert torch.autograd.gradgradcheck(f, (v,), **options)
+    assert torch.autograd.gradgradcheck(f, (v,), eps=1e-2, atol=3e-2, rtol=3e-2, fast_mode=True)
 
 
 @every_case
