@@ -14,9 +14,13 @@ from cvxlayers.solvers.solver import LINEAR, Solver
 
 __all__ = ["Candidate", "Plan", "choose", "resolve"]
 
+# In the order of preference, where settings or what is installed rule out the preferred one.
+_AUTOMATIC = ("CLARABEL", "PIQP", "DAQP", "SCS", "OSQP", "ECOS")
+
 # Measured on two x86 cores, dense and sparse quadratic programs, one problem at a time (benchmarks/qp_files.py).
 _DENSE_WORK = 1e9  # n (n + m)^2 up to which the active-set method wins on dense data
 _SPARSE_WORK = 1.5e7  # the same on sparse data
+_SHARED_SIZE, _SHARED_BATCH = 1000, 4  # variables plus constraints, and elements, from which sharing P and A pays
 _DENSE = 0.25  # the share of stored entries from which data count as dense
 
 
@@ -58,8 +62,9 @@ def choose(
     """The solver for a program: the one asked for, or with ``solver=None`` the one expected to be fastest.
 
     A small or dense quadratic program with a positive diagonal in P gets an active-set method, with an interior-point
-    method behind it; everything else an interior-point method. Settings narrow the choice to solvers that have them.
-    ``batch`` is the size of the batches to come and ``shared`` whether they share P and A, if that is known.
+    method behind it; a large one whose batch shares P and A a splitting method; all else an interior-point method.
+    Settings narrow the choice to solvers that have them. ``batch`` is the size of the batches to come, if that is
+    known, and ``shared`` says that they share P and A.
 
     Raises
     ------
@@ -81,20 +86,26 @@ def choose(
     if solver is not None:
         return _asked(program, solver, settings, solver)
     linear = all(type(block) in LINEAR or not block.size for block in program.cone.blocks)
-    preferred = _preferred(program, shared) if linear else {"CLARABEL": "an interior-point method for every cone"}
+    preferred = (
+        _preferred(program, batch, shared) if linear else {"CLARABEL": "an interior-point method for every cone"}
+    )
     candidates, able = [], []
-    for name in (*preferred, *(name for name in names() if name not in preferred)):
+    order = (*preferred, *(name for name in _AUTOMATIC if name not in preferred))
+    for name in (*order, *(name for name in names() if name not in order)):
         against = _against(program, name, settings)
         if against is None:
             able.append(name)
         candidates.append((name, against))
     if not able:
         raise SettingsError(_nobody(program, "no solver can solve this problem with these settings", candidates))
-    best = able[0]
-    chosen: Solver = resolve(best, settings)
+    best = next((name for name in able if name in _AUTOMATIC), able[0])
+    chosen: Solver = resolve(best, {**_FIRST.get(best, {}), **settings})
     reason = preferred.get(best, "the first that can")
-    if best != "CLARABEL" and "CLARABEL" in able:
-        chosen = Fallback(tol=chosen.tol, threads=chosen.threads, first=chosen, second=resolve("CLARABEL", settings))
+    behind = solver_class("CLARABEL")
+    if best in _AUTOMATIC and best != "CLARABEL" and _against(program, "CLARABEL", {}) is None:
+        own = {f.name for f in fields(behind)}
+        second = behind(**{name: value for name, value in translate(behind, settings).items() if name in own})
+        chosen = Fallback(tol=chosen.tol, threads=chosen.threads, first=chosen, second=second)
         reason += "; an interior-point method for the elements that it does not solve"
     rows = []
     for name, against in candidates:
@@ -105,9 +116,11 @@ def choose(
     return Plan(chosen, reason, tuple(rows))
 
 
-def _preferred(program: ConeProgram, shared: bool) -> dict[str, str]:
+def _preferred(program: ConeProgram, batch: int | None, shared: bool) -> dict[str, str]:
     """Solvers of a quadratic program, best first, with the reasons."""
     n, m = program.n, program.m
+    if shared and n + m >= _SHARED_SIZE and (batch is None or batch >= _SHARED_BATCH):
+        return {"OSQP": "a splitting method whose one factorization serves the batch, which shares P and A"}
     diagonal = int((program.P.rows == program.P.cols).sum())
     stored = program.P.nnz + program.A.nnz
     dense = stored >= _DENSE * (n * (n + 1) / 2 + m * n)
@@ -119,6 +132,9 @@ def _preferred(program: ConeProgram, shared: bool) -> dict[str, str]:
         return {"DAQP": f"an active-set method for a {kind} quadratic program (n={n}, m={m})"}
     return {"CLARABEL": f"an interior-point method for a {'large' if dense else 'sparse'} quadratic program"}
 
+
+# Settings of a solver that has another one behind it: how long to try.
+_FIRST: dict[str, dict[str, Any]] = {"OSQP": {"max_iter": 4000}}
 
 _WHY_NOT = {
     "DAQP": "an active-set method, for small or dense quadratic programs with a positive diagonal in P",

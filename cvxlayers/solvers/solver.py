@@ -16,8 +16,8 @@ import numpy as np
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.residuals import Judge, restore, screen
 from cvxlayers.errors import SettingsError, ShapeError
-from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
 from cvxlayers.pool import available_cpus, run
+from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
 from cvxlayers.solvers.settings import did_you_mean, flag, optional_count, positive
 from cvxlayers.solvers.trivial import solve_trivial
 from cvxlayers.status import Status

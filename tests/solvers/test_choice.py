@@ -11,7 +11,9 @@ from cvxlayers.sets import Nonnegative
 from cvxlayers.solvers.choice import choose
 from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.daqp import DAQP
+from cvxlayers.solvers.diffcp import DiffCP
 from cvxlayers.solvers.fallback import Fallback
+from cvxlayers.solvers.osqp import OSQP
 from cvxlayers.status import Status
 from tests.solvers.problems import CONES, dense_program, infeasible, solvable, sparse_qp, unbounded
 
@@ -31,6 +33,24 @@ def test_cones_get_the_interior_point_method(kind):
 def test_linear_programs_and_large_sparse_ones_get_the_interior_point_method():
     assert choose(dense_program(CONES["linear"], 5, quadratic=False)).solver == Clarabel()
     assert choose(sparse_qp(400, 1)[0]).solver == Clarabel()
+
+
+def test_batches_that_share_large_matrices_get_one_factorization():
+    program = sparse_qp(600, 1)[0]
+    plan = choose(program, batch=32, shared=True)
+    assert plan.solver.first == OSQP(max_iter=4000)
+    assert plan.solver.second == Clarabel()
+    assert choose(program, shared=True, settings={"max_iters": 9}).solver.first == OSQP(max_iter=9)
+    assert choose(program, batch=1, shared=True).solver == Clarabel()
+    assert choose(program, batch=32).solver == Clarabel()
+
+
+def test_a_setting_that_only_one_solver_has_names_it():
+    program = dense_program(CONES["linear"], 4, quadratic=False)
+    assert choose(program, settings={"mode": "lsqr"}).solver == DiffCP(mode="lsqr")
+    plan = choose(program, settings={"primal_tol": 1e-9, "eps": 1e-7})
+    assert plan.solver.first == DAQP(tol=1e-7, primal_tol=1e-9)
+    assert plan.solver.second == Clarabel(tol=1e-7)
 
 
 def test_the_table_says_why():
