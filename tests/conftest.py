@@ -1,4 +1,4 @@
-"""Settings of a test session: JAX in float64, so that its results compare with PyTorch and NumPy."""
+"""Settings of a test run: JAX in float64, so that its results compare with PyTorch and NumPy."""
 
 import jax
 
