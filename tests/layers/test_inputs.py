@@ -42,6 +42,7 @@ def draw(*shape, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
+OWN = ((2, 3), (3,), ())
 SHAPES = [
     ((), (), ()),
     ((4,), (4,), (4,)),
@@ -63,10 +64,8 @@ SHAPES = [
 @pytest.mark.parametrize("leads", SHAPES, ids=str)
 def test_a_batch_is_the_loop_over_its_elements(layer, jax_layer, leads):
     batch = np.broadcast_shapes(*leads)
-    inputs = [
-        (draw(*lead, *own, seed=i) + (torch.from_numpy(A_VALUE) if own == (2, 3) else 0)).requires_grad_()
-        for i, (lead, own) in enumerate(zip(leads, ((2, 3), (3,), ()), strict=True))
-    ]
+    A, p, b = (draw(*lead, *own, seed=i) for i, (lead, own) in enumerate(zip(leads, OWN, strict=True)))
+    inputs = [t.requires_grad_() for t in (0.3 * A + torch.from_numpy(A_VALUE), p, b.abs())]
     x, dual = layer(*inputs)
     assert x.shape == (*batch, 3) and dual.shape == (*batch, 2)
     weight_x, weight_dual = draw(*batch, 3, seed=5), draw(*batch, 2, seed=6)
@@ -74,7 +73,7 @@ def test_a_batch_is_the_loop_over_its_elements(layer, jax_layer, leads):
     gradients = [t.grad.clone() for t in inputs]
 
     copies = [t.detach().clone().requires_grad_() for t in inputs]
-    wide = [c.expand(*batch, *own) for c, own in zip(copies, ((2, 3), (3,), ()), strict=True)]
+    wide = [c.expand((*batch, *own)) for c, own in zip(copies, OWN, strict=True)]
     total = sum((c.sum() for c in copies), torch.zeros(())) * 0.0
     for index in np.ndindex(*batch):
         x_one, dual_one = layer(*(w[index] for w in wide))
