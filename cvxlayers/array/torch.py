@@ -17,13 +17,17 @@ _CONSTANTS: dict[tuple, Tensor] = {}
 
 def constant(build: Callable[..., np.ndarray], args: tuple, like: Tensor) -> Tensor:
     key = (build, args, like.device, like.dtype)
-    if key not in _CONSTANTS:
+    found = _CONSTANTS.get(key)
+    if found is None:
         value = build(*args)
         dtype = like.dtype if value.dtype.kind == "f" else None
-        # An ordinary tensor, also when the first call is made in inference mode.
+        # An ordinary tensor, also when the first call is made in inference mode. Under a torch.func transform it would
+        # belong to that transform, and is not kept.
         with torch.inference_mode(False):
-            _CONSTANTS[key] = torch.tensor(value, dtype=dtype, device=like.device)
-    return _CONSTANTS[key]
+            found = torch.from_numpy(np.array(value)).to(dtype=dtype, device=like.device)
+        if not torch._C._are_functorch_transforms_active():
+            _CONSTANTS[key] = found
+    return found
 
 
 def loop(count: int, body: Callable[[Any], Any], state: Any) -> Any:
@@ -39,7 +43,7 @@ def _to_front(x: Any, dim: int | None, size: int) -> Any:
     return x.expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
 
 
-def _outer_forward_mode():
+def outer_forward_mode():
     """Lets a jvp rule see the tangents of an outer forward mode, which PyTorch switches off while it runs the rule.
 
     The rule takes the primal part of its inputs at its own level and computes its outputs again, for a saved output
@@ -69,7 +73,7 @@ class _Lyapunov(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, dW, dR, *_):
-        with _outer_forward_mode():
+        with outer_forward_mode():
             W, R, lam, Q = (forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
             X = _Lyapunov.apply(W, R, lam, Q)
             return _Lyapunov.apply(W, dR - dW @ X - X @ dW, lam, Q)
@@ -133,7 +137,7 @@ class _Moreau(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx, _cone, h, _mu):
-        with _outer_forward_mode():
+        with outer_forward_mode():
             u, *rest = (forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
             mu = rest[0] if rest else ctx.number
             z, s = _Moreau.apply(ctx.cone, u, mu)

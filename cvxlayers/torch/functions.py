@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.func import vjp
 
+from cvxlayers.array.torch import outer_forward_mode
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.layer import Layer
 from cvxlayers.solution_map import Point
@@ -134,7 +135,8 @@ class _Layer(_Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None):
-        return _push(ctx.call, ctx.saved_tensors, tangents, _recover)
+        with outer_forward_mode():
+            return _push(ctx.call, _primals(ctx), tangents, _recover)
 
     @staticmethod
     def vmap(info, in_dims, call: Call, *tensors: torch.Tensor):
@@ -177,7 +179,8 @@ class _Conic(_Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None):
-        return (*_push(ctx.call, ctx.saved_tensors, tangents, _conic_outputs), None)
+        with outer_forward_mode():
+            return (*_push(ctx.call, _primals(ctx), tangents, _conic_outputs), None)
 
     @staticmethod
     def vmap(info, in_dims, call: Call, *tensors: torch.Tensor):
@@ -197,7 +200,7 @@ class _LinearSolve(Function):
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
         ctx.call = inputs[0]
         ctx.save_for_backward(*inputs[1:], *output)
-        ctx.save_for_forward(*inputs[1:], *output)
+        ctx.save_for_forward(*inputs[1:])
 
     @staticmethod
     def backward(ctx: Any, cx: torch.Tensor, cz: torch.Tensor):
@@ -211,12 +214,13 @@ class _LinearSolve(Function):
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None):
-        call = ctx.call
-        P, A, z, s, gx, gz, wx, wz = ctx.saved_tensors
-        rx, rz = _forward_mode(_residual(call, wx, wz), (P, A, z, s, gx, gz), tangents)
-        d = call.core.ends.differential
-        dx, dz = _LinearSolve.apply(call, P, A, z, s, -rx - d.A_transposed(A, rz), -rz)
-        return dx, dz + rz
+        call, d = ctx.call, ctx.call.core.ends.differential
+        with outer_forward_mode():
+            P, A, z, s, gx, gz = _primals(ctx)[:6]
+            wx, wz = _LinearSolve.apply(call, P, A, z, s, gx, gz)
+            rx, rz = _forward_mode(_residual(call, wx, wz), (P, A, z, s, gx, gz), tangents)
+            dx, dz = _LinearSolve.apply(call, P, A, z, s, -rx - d.A_transposed(A, rz), -rz)
+            return dx, dz + rz
 
     @staticmethod
     def vmap(info, in_dims, call: Call, *tensors: torch.Tensor):
@@ -231,6 +235,11 @@ class _LinearSolve(Function):
                     t = t.reshape(t.shape[0], *(1,) * (ndim - 1), t.shape[1])
             moved.append(t)
         return _LinearSolve.apply(call, *moved), (0, 0)
+
+
+def _primals(ctx: Any) -> list[torch.Tensor]:
+    """The saved tensors without the tangents of the mode that asks, but with those of a forward mode around it."""
+    return [forward_ad.unpack_dual(t).primal for t in ctx.saved_tensors]
 
 
 def _residual(call: Call, wx: torch.Tensor, wz: torch.Tensor) -> Callable:
