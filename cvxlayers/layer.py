@@ -66,7 +66,8 @@ class Layer:
         self.reduction = _reduction(form)
         self.plan = choose(self.reduction.program, solver=solver, settings=self.solver_args)
         self._maps = {self.plan.solver: SolutionMap(form, self.plan.solver, self.reduction, self.mu)}
-        self.recent: Point | None = None
+        self.recent: Point | None = None  # of the last solve through JAX, whose callbacks have no other memory
+        self.compiled: dict[Any, Any] = {}
         self._readers = tuple(_Reader(output, self.reduction) for output in form.outputs)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import inspect
+import weakref
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -61,16 +63,35 @@ def conic(core: Layer, settings: tuple, warm_start: bool, ndim: int, values: tup
 def _conic_jvp(core: Layer, settings: tuple, warm_start: bool, ndim: int, primals, tangents):
     (values,), (dvalues,) = primals, tangents
     out = conic(core, settings, warm_start, ndim, values)
-    x, z, s, status = out[:4]
+    dx, dz, ds = compiled(core, _tangents)(ndim, values, dvalues, *out[:4])
+    none = [np.zeros(v.shape, jax.dtypes.float0) for v in (out[3], out[5])]
+    return out, (dx, dz, ds, none[0], jnp.zeros_like(out[4]), none[1])
+
+
+def compiled(core: Layer, function: Callable) -> Callable:
+    """``function(core, ndim, ...)`` jitted, once for each layer: eager code would compile its every operation."""
+    found = core.compiled.get(function)
+    if found is None:
+        reference = weakref.ref(core)  # what is compiled is kept on the layer, and must not keep it alive
+        found = jax.jit(lambda ndim, *args: function(reference(), ndim, *args), static_argnums=0)
+        core.compiled[function] = found
+    return found
+
+
+def recover(core: Layer, ndim: int, values: tuple[jax.Array, ...], x: jax.Array, z: jax.Array):
+    """The outputs, and the optimal value last."""
+    return core.ends.recover(core.ends.lift(values, ndim), x, z)
+
+
+def _tangents(core: Layer, ndim: int, values, dvalues, x, z, s, status):
+    """Tangents of x, z and s; zero where an element failed."""
     kept = (status <= Status.INACCURATE)[..., None]
     ends = core.ends
     data, ddata = jax.jvp(lambda v: ends.lift(v, ndim), (values,), (dvalues,))
     rx, rz = ends.differential.push(x, z, ddata)
     rx, rz = jnp.where(kept, rx, 0.0), jnp.where(kept, rz, 0.0)
     dx, dz = linear_solve(core, data[0], data[2], z, s, rx, rz)
-    ds = jnp.where(kept, rz - ends.differential.A_times(data[2], dx), 0.0)
-    none = [np.zeros(v.shape, jax.dtypes.float0) for v in (status, out[5])]
-    return out, (dx, dz, ds, none[0], jnp.zeros_like(out[4]), none[1])
+    return dx, dz, jnp.where(kept, rz - ends.differential.A_times(data[2], dx), 0.0)
 
 
 def linear_solve(core: Layer, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from cvxlayers.canonical import build
 from cvxlayers.errors import ShapeError
-from cvxlayers.jax.functions import conic, work_dtype
+from cvxlayers.jax.functions import compiled, conic, recover, work_dtype
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
 
@@ -93,7 +93,7 @@ class CvxpyLayer:
         wide = tuple(_padded(a, len(p.shape), ndim) for a, p in zip(arrays, core.form.parameters, strict=True))
         settings = tuple(sorted((solver_args or {}).items()))
         x, z, _, status, residuals, iterations = conic(core, settings, warm_start, ndim, wide)
-        outputs = core.ends.recover(core.ends.lift(wide, ndim), x, z) if wide else _constant_outputs(core, x, z)
+        outputs = compiled(core, recover)(ndim, wide, x, z) if wide else _constant_outputs(core, x, z)
         failed = status > 1
         outputs = tuple(_masked(o, failed, dtype) for o in outputs)
         return Result(
