@@ -108,7 +108,7 @@ class Cvxlayers(Layer):
 
     @property
     def solver(self) -> str:
-        return type(self.layer.core.plan.solver).__name__
+        return self.layer.core.plan.solver.name
 
 
 class DiffcpDefault(Layer):

@@ -40,7 +40,7 @@ def quadratic(case: Case) -> dict[str, np.ndarray]:
             polished = active_set(Q, p, G, h, A, b, x, z)
             if polished is not None:
                 x, derivatives = polished
-                of = {name: derivatives[name] for name in gradients}
+                of |= {name: derivatives[name] for name in gradients if name in derivatives}
         found["x"].append(x)
         for name in gradients:
             found[name].append(of[name])
@@ -73,11 +73,13 @@ def interior_point(Q, p, G, h, A, b) -> tuple[np.ndarray, np.ndarray]:
 
 
 def active_set(Q, p, G, h, A, b, x, z) -> tuple[np.ndarray, dict[str, np.ndarray]] | None:
-    """The exact solution of a QP whose active rows are known nearly, and the gradients of sum(x) there.
+    """The exact solution of a QP that is known nearly, and the gradients of sum(x) there.
+
+    The active rows are those with a dual above their slack. Rows that this gets wrong, as their signs show, are moved.
 
     With the active rows C, d the conditions are M [x; y] = [-p; d], M = [[Q, C'], [C, 0]]; with M [w; v] = [1; 0] the
     gradients are -w for p, v for d and -(y w' + v x') for C. The residuals are refined in extended precision. None if
-    the result is not optimal to 1e-9, or a constraint is active with a dual below 1e-7: then no gradient exists.
+    the result is not optimal to 1e-9; no gradients if a dual or a slack is below 1e-7, for then there may be none.
 
     >>> Q, G, h = np.eye(2), np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([1.0, 9.0])
     >>> nothing = np.zeros((0, 2)), np.zeros(0)
@@ -85,7 +87,24 @@ def active_set(Q, p, G, h, A, b, x, z) -> tuple[np.ndarray, dict[str, np.ndarray
     >>> x, of["p"], of["h"]
     (array([1., 4.]), array([-0., -1.]), array([1., 0.]))
     """
-    n, active = len(p), z > np.maximum(h - G @ x, 0.0)
+    active = z > np.maximum(h - G @ x, 0.0)
+    for _ in range(10):
+        found = with_rows(Q, p, G, h, A, b, active)
+        if found is None:
+            return None
+        x, duals, gradients = found
+        slack = h - G @ x
+        wrong = np.where(active, duals < -1e-9, slack < -1e-9 * max(1.0, np.abs(h).max(initial=0.0)))
+        if not wrong.any():
+            clear = np.where(active, duals, slack) >= 1e-7
+            return x, gradients if clear.all() else {}
+        active ^= wrong
+    return None
+
+
+def with_rows(Q, p, G, h, A, b, active) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]] | None:
+    """x, the duals of Gx <= h and the gradients if these rows are active; None if the matrix is singular."""
+    n = len(p)
     C, d = np.concatenate([A, G[active]]), np.concatenate([b, h[active]])
     M = np.block([[Q, C.T], [C, np.zeros((len(d), len(d)))]])
     with warnings.catch_warnings():
@@ -105,14 +124,11 @@ def active_set(Q, p, G, h, A, b, x, z) -> tuple[np.ndarray, dict[str, np.ndarray
     xy = solve(np.concatenate([-p, d]))
     wv = solve(np.concatenate([np.ones(n), np.zeros(len(d))]))
     x, y, w, v = xy[:n], xy[n:], wv[:n], wv[n:]
-    scale = max(1.0, np.abs(h).max(initial=0.0))
-    slack = h - G @ x
-    optimal = np.isfinite(wv).all() and (slack > -1e-9 * scale).all()
-    if not optimal or (y[len(b) :] < 1e-7).any() or (slack[~active] < 1e-7).any():
-        return None
+    duals = np.zeros(len(h))
+    duals[active] = y[len(b) :]
     dh, dG = np.zeros(len(h)), np.zeros(G.shape)
     dh[active], dG[active] = v[len(b) :], -(np.outer(y, w) + np.outer(v, x))[len(b) :]
-    return x, {"p": -w, "h": dh, "b": v[: len(b)], "G": dG}
+    return x, duals, {"p": -w, "h": dh, "b": v[: len(b)], "G": dG}
 
 
 def conic(case: Case, directions: int) -> dict[str, np.ndarray]:

@@ -38,6 +38,8 @@ def solved(entry: dict) -> bool:
 
 def times(entry: dict) -> str:
     """Forward / forward and backward, in milliseconds."""
+    if "not_run" in entry:
+        return "—"
     if not solved(entry):
         return "wrong"
     if "lift_ms" in entry:
@@ -155,7 +157,7 @@ def about(results: dict) -> str:
             listed += [f"{name} {k} ({', '.join(dict.fromkeys(v))})" for k, v in sorted(numbers.items())]
     return (
         f"Measured on {of['date']}: {of['cpu']}, {of['cores']} cores, {of['threads']} threads for every library, "
-        f"{of['system']}, Python {of['python']}; load of the machine at the start {of['load']}. "
+        f"{of['system']}, Python {of['python']}; load of the machine before {of['load'][0]} and after {of['load'][1]}. "
         f"Versions: {'; '.join(listed)}."
     )
 
