@@ -12,6 +12,9 @@ from cvxlayers.sets.cone import Array, over_entries
 from cvxlayers.sets.root import increasing_root
 from cvxlayers.sets.three_dimensional import ThreeDimensional, curved_derivative, inverse_after, positive_root
 
+_STEPS = 32
+"""Steps to 1e-14 of the largest entry on 200,000 random points with entries of scales 1e-8 to 1e8, plus a few."""
+
 
 @dataclass(frozen=True)
 class Exponential(ThreeDimensional):
@@ -91,7 +94,7 @@ class Exponential(ThreeDimensional):
             return xp.log(z) - rho - xp.log(y), slope, y, theta, rho, z, gap
 
         bound = min(60.0, -0.225 * float(np.log(tiny)))
-        t = increasing_root(lambda t: point(t)[:2], xp.zeros_like(vx) + bound, 48)
+        t = increasing_root(lambda t: point(t)[:2], xp.zeros_like(vx) + bound, _STEPS)
         _, _, y, theta, rho, z, gap = point(t)
         x = rho * y if isinstance(mu, float) and mu == 0 else vx - theta
         q = xp.where(vy < 0, y - vy, theta * (rho - 1) + mu / y)

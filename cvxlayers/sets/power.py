@@ -14,6 +14,9 @@ from cvxlayers.sets.cone import Array, over_entries
 from cvxlayers.sets.root import increasing_root
 from cvxlayers.sets.three_dimensional import ThreeDimensional, curved_derivative, inverse_after, positive_root
 
+_STEPS = 28
+"""Steps to 1e-14 of the largest entry on 200,000 random points with entries of scales 1e-8 to 1e8, plus a few."""
+
 
 @dataclass(frozen=True)
 class Power(ThreeDimensional):
@@ -93,7 +96,7 @@ class Power(ThreeDimensional):
             return alpha * xp.log(x_safe) + beta * xp.log(y_safe) - level, slope - dlevel, x, p, y, q, low, high
 
         bound = xp.zeros_like(vx) - 0.45 * float(np.log(tiny))
-        t = increasing_root(lambda t: point(t)[:2], bound, 60)
+        t = increasing_root(lambda t: point(t)[:2], bound, _STEPS)
         _, _, x, p, y, q, low, high = point(t)
         vz = v[..., 2]
         return xp.stack([p, q, -vz * high], axis=-1), xp.stack([x, y, vz * low], axis=-1)

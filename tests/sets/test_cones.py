@@ -25,11 +25,9 @@ CONES = [
     PositiveSemidefinite(1),
     PositiveSemidefinite(3),
     Exponential(),
-    Dual(Exponential()),
     Power(0.5),
-    Power(0.2),
-    Dual(Power(0.7)),
-    Product((Zero(1), Nonnegative(1), Nonnegative(2), SecondOrder(3), Exponential(), Exponential(), Power(0.3))),
+    Dual(Power(0.2)),
+    Product((Zero(1), Nonnegative(1), Nonnegative(2), SecondOrder(3), SecondOrder(3), PositiveSemidefinite(2))),
 ]
 
 
