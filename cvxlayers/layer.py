@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,8 +21,12 @@ from cvxlayers.errors import SettingsError, ShapeError, SolverError
 from cvxlayers.lift_recover import LiftRecover
 from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap
 from cvxlayers.solvers.choice import Plan, choose
+from cvxlayers.solvers.registry import takes_quadratics
 from cvxlayers.status import Status
 from cvxlayers.vectors import to_complex, to_pairs
+
+if TYPE_CHECKING:
+    import cvxpy as cp
 
 SMOOTHING = 1e-4
 
@@ -69,6 +73,25 @@ class Layer:
         self.recent: Point | None = None  # of the last solve through JAX, whose callbacks have no other memory
         self.compiled: dict[Any, Any] = {}
         self._readers = tuple(_Reader(output, self.reduction) for output in form.outputs)
+
+    @classmethod
+    def of(
+        cls,
+        problem: cp.Problem,
+        parameters: Sequence[cp.Parameter],
+        variables: Sequence[Any],
+        *,
+        gp: bool = False,
+        solver: Any = None,
+        solver_args: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Layer:
+        """The layer of a CVXPY problem; a solver without quadratic objectives gets the problem without one."""
+        from cvxlayers.canonical import build
+
+        quadratic = takes_quadratics(solver, solver_args or {})
+        form = build(problem, parameters, variables, gp=gp, quadratic=quadratic)
+        return cls(form, solver=solver, solver_args=solver_args, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from cvxlayers.canonical import build, current_values, everything
+from cvxlayers.canonical import current_values, everything
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import ProblemError
 from cvxlayers.layer import SMOOTHING, Layer
@@ -139,9 +139,11 @@ def solve(
         if not any(parameter is own for own in owned):
             raise ProblemError(f"{parameter} is not a parameter of the problem, whose parameters are {owned}.")
     values = [_value(p, given[p]) if p in given else current_values([p])[0] for p in owned]
-    form = build(problem, owned, variables, gp=gp)
-    layer = Layer(
-        form,
+    layer = Layer.of(
+        problem,
+        owned,
+        variables,
+        gp=gp,
         solver=solver,
         solver_args=settings,
         gradient=gradient,
@@ -156,7 +158,7 @@ def solve(
         np.asarray(point.solution.status).reshape(shape),
         point.solution.residuals.reshape((*shape, 3)),
         np.asarray(point.solution.iterations).reshape(shape),
-        tuple(output.name for output in form.outputs),
+        tuple(output.name for output in layer.form.outputs),
         session.certify,
         session,
     )

@@ -28,6 +28,7 @@ def build(
     parameters: Sequence[cp.Parameter],
     variables: Sequence[cp.Variable | cp.Constraint],
     gp: bool = False,
+    quadratic: bool = True,
 ) -> AffineSolverAffine:
     """The affine-solver-affine form of a disciplined parametrized program.
 
@@ -42,6 +43,8 @@ def build(
         constraints, which stand for their slack.
     gp : bool
         Read the problem as a disciplined geometric program.
+    quadratic : bool
+        Keep a quadratic objective; else it becomes a linear one over second-order cones, for solvers without.
 
     Raises
     ------
@@ -78,7 +81,7 @@ def build(
     if not cp.Problem(type(objective)(expression), lowered).variables():
         lowered.append(cp.Variable(name="none") == 0)
     curved, linear = separate(type(objective)(expression))
-    stuffed = stuff(curved, lowered if linear is None else [*lowered, linear])
+    stuffed = stuff(curved, lowered if linear is None else [*lowered, linear], quadratic)
     rows = arrange(stuffed.constraints, None if linear is None else stuffed.constraint_ids[linear.id])
 
     described, sources = [], []
@@ -95,6 +98,8 @@ def build(
     made = []
     for requested in variables:
         if isinstance(requested, cp.Constraint):
+            if not gp and not all(argument.is_affine() for argument in requested.args):
+                raise outputs.curved_slack(requested)
             if known[requested.id] is None:
                 raise outputs.unknown_dual(requested)
             made.append(outputs.slack(requested, known[requested.id], stuffed, rows))

@@ -28,6 +28,10 @@ class _Formatter(ConicSolver):
     SUPPORTED_CONSTRAINTS = [*ConicSolver.SUPPORTED_CONSTRAINTS, SOC, cp.PSD, cp.ExpCone, PowCone3D]
     EXP_CONE_ORDER = [0, 1, 2]
 
+    def __init__(self, quadratic: bool) -> None:
+        super().__init__()
+        self.quadratic = quadratic
+
     def name(self) -> str:
         return "CVXLAYERS"
 
@@ -35,7 +39,7 @@ class _Formatter(ConicSolver):
         """Nothing to import."""
 
     def supports_quad_obj(self) -> bool:
-        return True
+        return self.quadratic
 
     def apply(self, problem):
         return {settings.PARAM_PROB: problem}, {}
@@ -66,13 +70,13 @@ class Stuffed:
     constraint_ids: Mapping[int, int]
 
 
-def stuff(objective: cp.Minimize | cp.Maximize, constraints: list[cp.Constraint]) -> Stuffed:
+def stuff(objective: cp.Minimize | cp.Maximize, constraints: list[cp.Constraint], quadratic: bool = True) -> Stuffed:
     """Apply the chain to a fresh problem, so that nothing is written on the caches of another."""
     problem = cp.Problem(objective, constraints)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            found: Any = problem.get_problem_data(_Formatter(), enforce_dpp=True, canon_backend=_BACKEND)
+            found: Any = problem.get_problem_data(_Formatter(quadratic), enforce_dpp=True, canon_backend=_BACKEND)
         except Exception as error:
             raise ProblemError(
                 f"CVXPY cannot canonicalize the problem: {type(error).__name__}: {error}. "

@@ -72,6 +72,14 @@ def _collect(argument: Argument, stuffed: Stuffed, rows: Rows, slack: bool) -> s
     return sp.csr_array(total)
 
 
+def curved_slack(constraint: cp.Constraint) -> ProblemError:
+    """The error for the slack of a constraint that is not affine."""
+    return ProblemError(
+        f"the slack of '{quote(constraint)}' is not part of the solution, because its arguments are not affine: "
+        "compute it from the variables, or give the curved expression a variable of its own."
+    )
+
+
 def unknown_dual(constraint: cp.Constraint) -> ProblemError:
     """The error for a constraint that the canonical form does not hold as it is."""
     return ProblemError(

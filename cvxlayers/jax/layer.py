@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvxlayers.canonical import build
 from cvxlayers.errors import ShapeError
 from cvxlayers.jax.functions import compiled, conic, recover, work_dtype
 from cvxlayers.layer import SMOOTHING, Layer
@@ -62,8 +61,11 @@ class CvxpyLayer:
         settings = dict(solver_args or {})
         if verbose:
             settings.setdefault("verbose", True)
-        self.core = Layer(
-            build(problem, parameters, variables, gp=gp),
+        self.core = Layer.of(
+            problem,
+            parameters,
+            variables,
+            gp=gp,
             solver=solver,
             solver_args=settings,
             gradient=gradient,

@@ -76,6 +76,15 @@ def resolve(solver: str | Solver | type[Solver], settings: Mapping[str, Any] | N
     return solver(**translate(solver, settings))
 
 
+def takes_quadratics(solver: Any, settings: Mapping[str, Any]) -> bool:
+    """Whether a problem for this solver may keep a quadratic objective; with no solver asked for, it may."""
+    solver = settings.get("solve_method") if solver is None else solver
+    if solver is None:
+        return True
+    kind = solver_class(solver) if isinstance(solver, str) else solver
+    return kind.capabilities.quadratic if hasattr(kind, "capabilities") else True
+
+
 def translate(solver: type[Solver], settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """The settings under our names; those that the solver does not have are left for it to refuse."""
     own = {f.name for f in fields(solver)}

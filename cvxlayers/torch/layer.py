@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from cvxlayers.canonical import build
 from cvxlayers.errors import ShapeError
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
@@ -86,12 +85,14 @@ class CvxpyLayer(torch.nn.Module):
         on_failure: Literal["raise", "nan"] = "raise",
     ) -> None:
         super().__init__()
-        form = build(problem, parameters, variables, gp=gp)
         settings = dict(solver_args or {})
         if verbose:
             settings.setdefault("verbose", True)
-        self.core = Layer(
-            form,
+        self.core = Layer.of(
+            problem,
+            parameters,
+            variables,
+            gp=gp,
             solver=solver,
             solver_args=settings,
             gradient=gradient,

@@ -1,0 +1,426 @@
+"""The dual active-set method of Goldfarb and Idnani for batches of strictly convex dense quadratic programs.
+
+Goldfarb and Idnani, "A numerically stable dual method for solving strictly convex quadratic programs",
+doi 10.1007/BF02591962.
+
+With P = U'U, M = U^-T A' and H = M'M, the slacks b - Ax at the minimizer for fixed multipliers z are b + M'U^-T q + Hz.
+Steps thus need the columns of H of the constraints that ever become active, and a Cholesky factor R'R = H_WW of the
+working set W, which gains a row or loses one by Givens rotations. What this loses in digits against orthogonal factors
+is won back at the end: x and z are refined with the original data, and so is the verdict that no constraint is violated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cvxlayers.compiled.compiler import inner, kernel
+from cvxlayers.compiled.linear_algebra import add, add_rows, dot, eliminate, solve_transposed, solve_upper
+
+SOLVED, INFEASIBLE, MAX_ITERATIONS, NUMERICAL_ERROR = 0, 2, 4, 5  # as in Status
+SINGULAR = -1  # P is not positive definite
+
+_PIVOT = 1e-13  # a pivot of P, relative to its diagonal entry, below which P counts as singular
+_VIOLATED = 1e-12  # a violation, relative to the size of the numbers it is the difference of
+_VERIFIED = 1e-11  # the same at the end
+_IMPLIED = 1e-9  # the same for a row that depends on active ones: below it they contradict each other by rounding only
+_ZERO = 1e-13  # a slack, relative in the same way, that is none
+_ROUNDING = 1e-15  # a relative residual that refinement does not improve
+_ONCE = 1e-10  # one after which a single step of refinement is enough
+_NEAR = 1e-8  # a squared sine of the angle to the active rows from which it is computed with more care
+_DEPENDENT = 1e-10  # the sine below which a row depends on them
+_RESUMES = 8  # how often the last check may send the method back to work
+
+_FREE, _ACTIVE, _DEPENDS = 0, 1, 2  # states of a row
+
+
+@inner
+def _reduce(P, A, T, size, inverse, known, diagonal):
+    """T becomes [U | M], size and inverse the norms of the columns of M and 1 over them; False if P is not positive definite."""
+    m, n = A.shape
+    for k in range(n):
+        for j in range(n):
+            T[k, j] = P[k, j]
+        for j in range(m):
+            T[k, n + j] = A[j, k]
+    if not eliminate(T, n, _PIVOT, diagonal):
+        return False
+    for j in range(m):
+        known[j], size[j] = False, 0.0
+    for k in range(n):
+        row = T[k, n:]
+        for j in range(m):
+            size[j] += row[j] * row[j]
+    for j in range(m):
+        size[j] = np.sqrt(size[j])
+        inverse[j] = 1.0 / size[j] if size[j] > 0.0 else 1.0
+    return True
+
+
+@inner
+def _row(j, T, H, known, g, every):
+    """Row j of H = M'M, computed when it is first needed."""
+    if not known[j]:
+        n, row = every.size, H[j]
+        for k in range(n):
+            g[k] = T[k, n + j]
+        for i in range(row.size):
+            row[i] = 0.0
+        add_rows(row, g, T, every, n, n)
+        known[j] = True
+
+
+@inner
+def _direction(j, count, W, T, H, K, h, r, p, g, size, every):
+    """How the multipliers answer to that of row j: p = -H_WW^-1 H_Wj, and the curvature.
+
+    The curvature is the squared distance of column j of M to the span of the active ones, 0 if it lies in it. The
+    difference that gives it is exact to H_jj times the rounding unit; where that is not enough, the distance is
+    computed from M itself, with one step of refinement for p (the corrected seminormal equations of Bjorck,
+    doi 10.1016/0024-3795(87)90101-7).
+    """
+    for k in range(count):
+        h[k] = -H[j, W[k]]
+    _solve(K, h, count, r, p, every)
+    curvature = H[j, j] - dot(r[:count], r[:count])
+    if curvature > _NEAR * H[j, j] and H[j, j] > 0.0:
+        return curvature
+    n = g.size
+    for repeat in range(2):
+        for k in range(n):
+            g[k] = T[k, n + j]
+            for c in range(count):
+                g[k] += p[c] * T[k, n + W[c]]
+        if repeat == 0:
+            for c in range(count):
+                h[c] = 0.0
+                for k in range(n):
+                    h[c] -= T[k, n + W[c]] * g[k]
+            _correct(K, h, count, r, p, every)
+    length = size[j]
+    for c in range(count):
+        length += abs(p[c]) * size[W[c]]
+    curvature = dot(g, g)
+    return curvature if np.sqrt(curvature) > _DEPENDENT * length else 0.0
+
+
+@inner
+def _solve(K, h, count, r, p, every):
+    """p = H_WW^-1 h, with r = K'h."""
+    for k in range(count):
+        p[k] = 0.0
+    _correct(K, h, count, r, p, every)
+
+
+@inner
+def _correct(K, h, count, r, p, every):
+    """p += H_WW^-1 h, with r = K'h."""
+    for k in range(count):
+        r[k] = dot(K[k, : k + 1], h[: k + 1])
+    add_rows(p[:count], r, K, every, count, 0)
+
+
+@inner
+def _append(j, count, curvature, W, K, p, state):
+    """Row j joins the working set; `_direction` has left p."""
+    scale = 1.0 / np.sqrt(curvature)
+    for k in range(count):
+        K[count, k] = scale * p[k]
+    K[count, count] = scale
+    W[count], state[j] = j, _ACTIVE
+    return count + 1
+
+
+@inner
+def _drop(leaving, count, W, K, u, state):
+    """Member ``leaving`` of the working set goes; rotations make its row of K a multiple of the last unit vector."""
+    state[W[leaving]] = _FREE
+    for k in range(leaving, count - 1):
+        W[k], u[k] = W[k + 1], u[k + 1]
+    for k in range(leaving, count - 1):
+        first, second = K[k, leaving], K[k + 1, leaving]
+        length = np.sqrt(first * first + second * second)
+        cosine, sine = second / length, first / length
+        one, two = K[k, : k + 2], K[k + 1, : k + 2]
+        for c in range(k + 2):
+            x, y = one[c], two[c]
+            one[c] = cosine * x - sine * y
+            two[c] = sine * x + cosine * y
+        for c in range(leaving, k + 1):
+            one[c] = one[c + 1]
+        one[k + 1] = 0.0
+    for k in range(count):
+        K[count - 1, k] = 0.0
+    return count - 1
+
+
+@inner
+def _free(equalities, state):
+    """Inequalities that depended on active rows may do so no longer."""
+    for j in range(equalities, state.size):
+        if state[j] == _DEPENDS:
+            state[j] = _FREE
+
+
+@inner
+def _multipliers(count, equalities, slack, W, K, h, r, u, every, state):
+    """u = -H_WW^-1 slack_W, after dropping inequalities until none is negative; the new number of rows."""
+    while True:
+        for k in range(count):
+            h[k] = -slack[W[k]]
+        _solve(K, h, count, r, u, every)
+        worst, least = -1, 0.0
+        for k in range(count):
+            if W[k] >= equalities and u[k] < least:
+                worst, least = k, u[k]
+        if worst < 0:
+            return count
+        count = _drop(worst, count, W, K, u, state)
+
+
+@inner
+def _violated(equalities, slack, b, inverse, state, radius):
+    """The free row that is violated most, measured by the distance from it in the norm of P; -1 if there is none."""
+    worst, least = -1, -_VIOLATED * radius
+    for j in range(equalities, slack.size):
+        if slack[j] < 0.0 and state[j] == _FREE:
+            distance = (slack[j] + _VIOLATED * abs(b[j])) * inverse[j]
+            if distance < least:
+                worst, least = j, distance
+    return worst
+
+
+@inner
+def _contradicts(j, violation, count, W, p, b):
+    """Whether a row that depends on the active ones is violated by more than rounding."""
+    total = abs(b[j])
+    for k in range(count):
+        total += abs(p[k] * b[W[k]])
+    return violation > _IMPLIED * total
+
+
+@inner
+def _certify(j, sign, count, W, p, z):
+    """z = sign (e_j + sum of p_k e_Wk): A'z = 0 and b'z < 0."""
+    z[j] = sign
+    for k in range(count):
+        z[W[k]] = sign * p[k]
+
+
+@inner
+def _polish(P, q, A, b, T, K, W, u, count, v, x, g, w, h, r, p, spread, every, size, reach):
+    """x of the multipliers u, and both refined until Px + q + A'z = 0 and A_W x = b_W hold to rounding."""
+    n = x.size
+    _spread(spread, u, count, W)
+    for k in range(n):
+        x[k] = -v[k] - dot(T[k, n:], spread)
+    solve_upper(T, x, n)
+    for _ in range(3):
+        largest, error = 1e-300, 0.0
+        for k in range(n):
+            g[k] = q[k]
+            largest = max(largest, abs(q[k]))
+        add_rows(g, u, A, W, count, 0)
+        for k in range(n):
+            largest = max(largest, abs(g[k]))
+        add_rows(g, x, P, every, n, 0)
+        for k in range(n):
+            error = max(error, abs(g[k]) / largest)
+        for k in range(count):
+            h[k] = b[W[k]] - dot(A[W[k]], x)
+            error = max(error, abs(h[k]) / (abs(b[W[k]]) + size[W[k]] * reach + 1e-300))
+        if error <= _ROUNDING:
+            break
+        # dz = -H_WW^-1 (h + M_W'a) and dx = -U^-1 (a + M_W dz), with a = U^-T g
+        for k in range(n):
+            w[k] = g[k]
+        solve_transposed(T, w, n)
+        for j in range(spread.size):
+            spread[j] = 0.0
+        add_rows(spread, w, T, every, n, n)
+        for k in range(count):
+            h[k] = -h[k] - spread[W[k]]
+        _solve(K, h, count, r, p, every)
+        _spread(spread, p, count, W)
+        for k in range(count):
+            u[k] += p[k]
+        for k in range(n):
+            w[k] = -w[k] - dot(T[k, n:], spread)
+        solve_upper(T, w, n)
+        for k in range(n):
+            x[k] += w[k]
+        if error <= _ONCE:
+            break
+
+
+@inner
+def _spread(spread, u, count, W):
+    """The multipliers of all rows."""
+    for j in range(spread.size):
+        spread[j] = 0.0
+    for k in range(count):
+        spread[W[k]] = u[k]
+
+
+@inner
+def _verify(A, b, x, state, size, slack, reach):
+    """Slacks from the original data. 0: no row is violated; 1: one is; 2: x is not finite."""
+    if not np.isfinite(dot(x, x)):
+        return 2
+    verdict = 0
+    for j in range(slack.size):
+        if state[j] == _ACTIVE:
+            slack[j] = 0.0
+            continue
+        slack[j] = b[j] - dot(A[j], x)
+        if slack[j] < _IMPLIED * (abs(b[j]) + size[j] * reach):
+            total = abs(b[j])
+            for k in range(x.size):
+                total += abs(A[j, k] * x[k])
+            if slack[j] < -(_IMPLIED if state[j] == _DEPENDS else _VERIFIED) * total:
+                verdict = 1
+            elif slack[j] <= _ZERO * total:
+                slack[j] = 0.0
+    return verdict
+
+
+@kernel(
+    "void(f8[:,:,::1], f8[:,::1], f8[:,:,::1], f8[:,::1], i8, b1[:,::1], i8, i8, i8,"
+    " f8[:,::1], f8[:,::1], f8[:,::1], i8[::1], i8[::1])"
+)
+def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, iterations):
+    """Minimize (1/2) x'Px + q'x subject to Ax + s = b, s = 0 on the first rows and s >= 0 on the others.
+
+    For the elements in range(start, stop), with P (1 or B, n, n), q (1 or B, n), A (1 or B, m, n), b (1 or B, m), and
+    ``warm`` (B or 0, m) the rows to start with. Writes x (B, n), z and s (B, m), status and iterations (B,): of an
+    infeasible element z is a certificate.
+    """
+    m, n = A.shape[1], A.shape[2]
+    most = min(n, m)
+    shared = P.shape[0] == 1 and A.shape[0] == 1
+    T, H, K = np.empty((n, n + m)), np.empty((m, m)), np.zeros((most, most))
+    known, state = np.zeros(m, np.bool_), np.zeros(m, np.int64)
+    W, every = np.empty(most, np.int64), np.arange(n)
+    v, w, g = np.empty(n), np.empty(n), np.empty(n)
+    slack, size, inverse, spread = np.empty(m), np.empty(m), np.empty(m), np.empty(m)
+    u, h, r, p = np.empty(most), np.empty(most), np.empty(most), np.empty(most)
+    factored = convex = False
+    for i in range(start, stop):
+        Pi, Ai = P[i if P.shape[0] > 1 else 0], A[i if A.shape[0] > 1 else 0]
+        qi, bi = q[i if q.shape[0] > 1 else 0], b[i if b.shape[0] > 1 else 0]
+        if not (shared and factored):
+            convex, factored = _reduce(Pi, Ai, T, size, inverse, known, g), True
+        xi, zi, si = x[i], z[i], s[i]
+        xi[:], zi[:], si[:] = 0.0, 0.0, 0.0
+        iterations[i], status[i] = 0, SINGULAR
+        if not convex:
+            continue
+        for k in range(n):
+            v[k] = qi[k]
+        solve_transposed(T, v, n)
+
+        # The rows to start with: equalities, and those of a warm start.
+        count = 0
+        for j in range(m):
+            state[j] = _FREE
+            if j < equalities or (warm.shape[0] > 0 and warm[i, j]):
+                _row(j, T, H, known, g, every)
+                curvature = _direction(j, count, W, T, H, K, h, r, p, g, size, every)
+                if curvature > 0.0 and count < most:
+                    count = _append(j, count, curvature, W, K, p, state)
+                elif j < equalities:
+                    state[j] = _DEPENDS
+
+        outcome, resumes, fresh, radius, reach = SOLVED, 0, True, 0.0, 0.0
+        while True:
+            if fresh:  # multipliers and slacks of the working set, rid of negative multipliers
+                for j in range(m):
+                    slack[j] = bi[j]
+                add_rows(slack, v, T, every, n, n)
+                count = _multipliers(count, equalities, slack, W, K, h, r, u, every, state)
+                add_rows(slack, u, H, W, count, 0)
+                radius = np.sqrt(dot(v, v))
+                length = 0.0
+                for k in range(count):
+                    length += abs(u[k]) * size[W[k]]
+                radius = max(radius, length)
+                reach, fresh = max(reach, radius), False
+                for j in range(equalities):
+                    if state[j] == _DEPENDS and outcome == SOLVED:
+                        _direction(j, count, W, T, H, K, h, r, p, g, size, every)
+                        if _contradicts(j, abs(slack[j]), count, W, p, bi):
+                            _certify(j, -1.0 if slack[j] > 0.0 else 1.0, count, W, p, zi)
+                            outcome = INFEASIBLE
+
+            while outcome == SOLVED:
+                j = _violated(equalities, slack, bi, inverse, state, radius)
+                if j < 0:
+                    break
+                if iterations[i] >= max_iter:
+                    outcome = MAX_ITERATIONS
+                    break
+                _row(j, T, H, known, g, every)
+                uj = 0.0
+                while True:  # steps that end with row j active, each but the last losing a row
+                    iterations[i] += 1
+                    curvature = _direction(j, count, W, T, H, K, h, r, p, g, size, every)
+                    full = -slack[j] / curvature if curvature > 0.0 and count < most else np.inf
+                    partial, blocking, length = np.inf, -1, size[j]
+                    for k in range(count):
+                        length += abs(p[k]) * size[W[k]]
+                        if W[k] >= equalities and p[k] < 0.0 and u[k] < -p[k] * partial:
+                            partial, blocking = u[k] / -p[k], k
+                    t = min(full, partial)
+                    if not t < np.inf:
+                        if _contradicts(j, -slack[j], count, W, p, bi):
+                            _certify(j, 1.0, count, W, p, zi)
+                            outcome = INFEASIBLE
+                        elif uj > 0.0:
+                            outcome = NUMERICAL_ERROR
+                        else:
+                            state[j] = _DEPENDS
+                        break
+                    radius = max(radius, t * length)
+                    reach = max(reach, radius)
+                    for k in range(count):
+                        r[k] = t * p[k]
+                        u[k] += r[k]
+                    uj += t
+                    add(slack, t, H[j])
+                    add_rows(slack, r, H, W, count, 0)
+                    if full <= partial:
+                        u[count], slack[j] = uj, 0.0
+                        count = _append(j, count, curvature, W, K, p, state)
+                        break
+                    slack[W[blocking]] = 0.0
+                    count = _drop(blocking, count, W, K, u, state)
+                    _free(equalities, state)
+                    if iterations[i] >= max_iter:
+                        outcome = MAX_ITERATIONS
+                        break
+            if outcome == INFEASIBLE:
+                break
+
+            _polish(Pi, qi, Ai, bi, T, K, W, u, count, v, xi, g, w, h, r, p, spread, every, size, reach)
+            verdict = _verify(Ai, bi, xi, state, size, slack, reach)
+            if outcome != SOLVED:
+                break
+            largest = 0.0
+            for k in range(count):
+                largest = max(largest, abs(u[k]) * size[W[k]])
+            for k in range(count - 1, -1, -1):
+                if W[k] >= equalities and u[k] * size[W[k]] < -_VERIFIED * largest:
+                    count, fresh = _drop(k, count, W, K, u, state), True
+            if verdict == 0 and not fresh:
+                break
+            resumes += 1
+            if verdict == 2 or resumes > _RESUMES:
+                outcome = NUMERICAL_ERROR
+                break
+            _free(equalities, state)
+            radius = 0.0
+        status[i] = outcome
+        if outcome != INFEASIBLE:
+            for k in range(count):
+                zi[W[k]] = u[k] if W[k] < equalities else max(u[k], 0.0)
+            for j in range(m):
+                si[j] = 0.0 if state[j] == _ACTIVE or j < equalities else max(slack[j], 0.0)

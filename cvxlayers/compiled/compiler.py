@@ -1,0 +1,57 @@
+"""Compiling a kernel: to machine code that holds no lock and is kept on disk, or not at all where Numba is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def is_available() -> bool:
+    """Whether Numba is installed."""
+    return find_spec("numba") is not None
+
+
+def kernel(signature: str) -> Callable[[Function], Function]:
+    """Compile a function for one signature, when its module is imported; without Numba the function stays Python.
+
+    Floating-point operations are those of IEEE 754 in the order written, so that an element of a batch gets the same
+    bits whatever else is in the batch.
+    """
+
+    def decorate(function: Function) -> Function:
+        if not is_available():
+            return function
+        from numba import njit
+
+        # Numba's cache goes by the name of the function and the age of its file; `inner` functions of other files
+        # count too, so their text becomes part of the name.
+        function.__qualname__ = f"{function.__qualname__}_{_text()}"
+        options = {"nogil": True, "error_model": "numpy"}
+        try:
+            return njit(signature, cache=True, **options)(function)
+        except RuntimeError:  # no folder to keep it in
+            return njit(signature, **options)(function)
+
+    return decorate
+
+
+def inner(function: Function) -> Function:
+    """Mark a function that kernels call: it becomes part of each of them."""
+    if not is_available():
+        return function
+    from numba import njit
+
+    return njit(forceinline=True, error_model="numpy")(function)
+
+
+@lru_cache(maxsize=1)
+def _text() -> str:
+    """A fingerprint of the text of all kernels."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
