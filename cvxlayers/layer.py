@@ -69,6 +69,8 @@ class Layer:
         self.mu = smoothing if gradient == "smoothed" else 0.0
         self.reduction = _reduction(form)
         self.plan = choose(self.reduction.program, solver=solver, settings=self.solver_args)
+        if self.plan.solver.capabilities.derivative:  # its own derivative is that of the program as it stands
+            self.reduction = Direct(form.program, form.lift)
         self._maps = {self.plan.solver: SolutionMap(form, self.plan.solver, self.reduction, self.mu)}
         self.recent: Point | None = None  # of the last solve through JAX, whose callbacks have no other memory
         self.compiled: dict[Any, Any] = {}
@@ -166,12 +168,22 @@ class Layer:
             raise failure(point.solution.status.reshape(batch_shape))
         return point
 
-    def recent_at(self, z: np.ndarray) -> Point | None:
-        """The point of the last solve through JAX, if z is its solution (perhaps rounded to float32)."""
+    def recent_at(self, P: np.ndarray, A: np.ndarray, z: np.ndarray, s: np.ndarray) -> Point | None:
+        """The point of the last solve through JAX, if this is its system (perhaps rounded to float32)."""
         point = self.recent
         if point is None or point.z.size != z.size:
             return None
-        return point if np.array_equal(point.at_zero[1].astype(z.dtype).ravel(), z.ravel()) else None
+        lift = self.form.lift
+        own = (lift.P(point.vectors), lift.A(point.vectors), *point.at_zero[1:])
+        return point if all(_equal(a, b) for a, b in zip(own, (P, A, z, s), strict=True)) else None
+
+    def certify(self, point: Point, batch_shape: tuple[int, ...], shapes: Sequence[tuple[int, ...]]) -> Certificate:
+        """The certificate of the derivative of the sum of all outputs."""
+        ones = [np.ones((*batch_shape, *output.shape)) for output in self.form.outputs]
+        certificate = self.vjp(point, ones, None, batch_shape, shapes, [])[1]
+        if certificate is None:  # no outputs, no derivative
+            certificate = Certificate(np.zeros(point.batch), np.ones(point.batch, bool), np.ones(point.batch))
+        return certificate
 
     def _map(self, solver_args: Mapping[str, Any] | None) -> SolutionMap:
         if not solver_args:
@@ -191,7 +203,9 @@ class Layer:
     def objective(self, point: Point) -> np.ndarray:
         """The optimal value, (batch,)."""
         value = self.form.sense * point.value
-        return np.exp(value) if self.form.transform == "exp" else value
+        if self.form.transform == "exp":
+            value = np.exp(value)
+        return value if point.failed is None else np.where(point.failed, np.nan, value)
 
     # derivatives
 
@@ -214,7 +228,7 @@ class Layer:
         if value is not None:
             value = value.reshape(point.batch) * self.form.sense
             if self.form.transform == "exp":
-                value = value * self.objective(point)
+                value = value * np.nan_to_num(self.objective(point))
         grads, certificate = self._maps[self.plan.solver].vjp(point, g["x"], g["z"], g["s"], value, wanted)
         out = {}
         for p, grad in grads.items():
@@ -337,6 +351,15 @@ class _Reader:
         if self.output.transform == "exp":
             out = out * self(point)
         return to_complex(out) if self.output.complex else out
+
+
+def _equal(own: np.ndarray, given: np.ndarray) -> bool:
+    """Whether two stacks of vectors agree, where a shared vector stands for its copies."""
+    own = own.astype(given.dtype).reshape((-1, own.shape[-1])) if own.size else own
+    given = given.reshape((-1, given.shape[-1])) if given.size else given
+    if not own.size or not given.size:
+        return own.size == given.size
+    return (len(own) == len(given) or 1 in (len(own), len(given))) and bool((own == given).all())
 
 
 def _reduction(form: AffineSolverAffine) -> Direct | Elimination:

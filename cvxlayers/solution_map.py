@@ -98,6 +98,8 @@ class Point:
     def value(self) -> np.ndarray:
         """(1/2) x'Px + q'x + r, (batch,)."""
         x, d = self.solution.x, self.data
+        if self.failed is not None:
+            x = np.where(self.failed[:, None], 0.0, x)
         if isinstance(d, DenseData):
             Px = (d.P @ x[..., None])[..., 0] if d.P.ndim == 3 else x @ d.P
         else:
@@ -131,7 +133,8 @@ class SolutionMap:
 
     def solve(self, vectors: Sequence[np.ndarray], batch: int, warm: ConicSolution | None = None) -> Point:
         """Solve a batch; elements without a solution are NaN, with their status saying why."""
-        data, blocks = self.reduction.reduce(vectors, batch)
+        with np.errstate(invalid="ignore", over="ignore"):  # an invalid element goes through as NaN
+            data, blocks = self.reduction.reduce(vectors, batch)
         solution = self.prepared.solve(data, warm)
         return Point(self.reduction, batch, vectors, data, blocks, solution)
 
@@ -205,6 +208,8 @@ class SolutionMap:
             value = None if value is None else np.where(failed, 0.0, value)
         shared = [v.ndim == 1 for v in point.vectors]
         wx = wz = certificate = None
+        if self.solver.capabilities.derivative and not self.mu and (gx is not None or gz is not None or gs is not None):
+            return self._own_vjp(point, gx, gz, gs, value, wanted, shared)
         if gx is not None or gz is not None or gs is not None:
             shape = np.broadcast_shapes(*(g.shape[:-1] for g in (gx, gz, gs) if g is not None))
             gx = np.zeros((*shape, n)) if gx is None else gx
@@ -221,6 +226,22 @@ class SolutionMap:
 
             certificate = self._certificate(point, residual, null, enters)
         return self.adjoint.pull(x, z, wx, wz, gs, value, wanted, shared), certificate
+
+    def _own_vjp(self, point: Point, gx, gz, gs, value, wanted, shared):
+        """`vjp` by the solver's own derivative, of which no certificate is known."""
+        program, zeros = self.form.program, np.zeros
+        gx = zeros((point.batch, program.n)) if gx is None else gx
+        gz, gs = (zeros((point.batch, program.m)) if g is None else g for g in (gz, gs))
+        dq, dA, db = self.prepared.adjoint(point.solution, gx, gz, gs)
+        x, z, _ = point.at_zero
+        grads = self.adjoint.pull(x, z, None, None, None, value, wanted, shared)
+        for p in wanted:
+            for map_, d in ((self.form.lift.q, dq), (self.form.lift.A, dA), (self.form.lift.b, db)):
+                part = map_.transpose(p, d.sum(0) if shared[p] else d)
+                if part is not None:
+                    grads[p] = part if grads[p] is None else grads[p] + part
+        unknown = np.full(point.batch, np.nan)
+        return grads, Certificate(unknown, np.ones(point.batch, bool), unknown)
 
     def jvp(self, point: Point, tangents: Sequence[np.ndarray | None]):
         """(dx, dz, ds, dvalue, certificate) for tangents (size,) or (*, batch, size); None is a zero tangent."""

@@ -9,12 +9,23 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.canonical.form import Parameter
+from cvxlayers.errors import ShapeError
 
 SLACK = 1e-6  # how far, relative to its size, a value may leave its domain by rounding
 
 
+def check_real(parameter: Parameter, is_complex: bool) -> None:
+    """Raise ShapeError for a complex value of a real parameter."""
+    if is_complex and not parameter.complex:
+        raise ShapeError(
+            f"parameter '{parameter.name}' should be real; got complex values. Pass its real part, or declare the "
+            "cvxpy.Parameter with complex=True."
+        )
+
+
 def vector(parameter: Parameter, value: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
     """(*lead, *shape) to the vector; NaN for the elements whose value lies outside the parameter's domain."""
+    check_real(parameter, value.dtype.kind == "c")
     flat = _flat(parameter, value, batch_shape)
     if parameter.domain or parameter.transform != "identity":
         bad = _outside(parameter, flat)

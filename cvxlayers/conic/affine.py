@@ -119,7 +119,7 @@ def sparse_times(matrix: sp.sparray, vector: np.ndarray) -> np.ndarray:
     """matrix @ vector for (size,) or (*batch, size)."""
     if vector.ndim == 1:
         return matrix @ vector
-    flat = matrix @ vector.reshape(-1, vector.shape[-1]).T
+    flat = matrix @ vector.reshape((int(np.prod(vector.shape[:-1], dtype=int)), vector.shape[-1])).T
     return np.ascontiguousarray(flat.T).reshape(*vector.shape[:-1], matrix.shape[0])
 
 

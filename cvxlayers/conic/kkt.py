@@ -77,7 +77,7 @@ class Spectrum:
             count = V.shape[-3]
             rows = A[..., start : start + count * size, :].reshape(*A.shape[:-2], count, size, A.shape[-1])
             rotated = np.matmul(V.swapaxes(-1, -2), rows)
-            out[:, start : start + count * size] = rotated.reshape(len(out), count * size, -1)
+            out[:, start : start + count * size] = rotated.reshape((*rotated.shape[:-3], count * size, A.shape[-1]))
         return out
 
 
@@ -85,8 +85,8 @@ def spectrum(program: ConeProgram, z: np.ndarray, s: np.ndarray, mu: float = 0.0
     """The derivative of the projection onto K* at z - s, z and s (B, m); ``mu`` > 0 for the smoothed one."""
     lam, bases, margin = np.empty(z.shape), [], np.ones(len(z))
     for start, count, cone, values, V, clear in program.cone.eigen_groups(z, s, mu):
-        lam[:, start : start + count * cone.size] = values.reshape(len(z), -1)
-        margin = np.minimum(margin, clear.reshape(len(z), -1).min(-1))
+        lam[:, start : start + count * cone.size] = values.reshape((len(z), count * cone.size))
+        margin = np.minimum(margin, clear.reshape((len(z), count)).min(-1, initial=1.0))
         if V is not None:
             bases.append((start, cone.size, V))
     return Spectrum(lam, tuple(bases), margin)
@@ -128,7 +128,7 @@ class DenseKKT:
         n, B = self.n, self.data.batch
         h = self._compress(self.spectrum.rotate(gz)) * self.root
         rhs = np.concatenate([gx, h], axis=-1)
-        stacked = rhs.reshape(-1, B, rhs.shape[-1])
+        stacked = rhs.reshape((int(np.prod(rhs.shape[:-2], dtype=int)), B, rhs.shape[-1]))
         w = np.empty_like(stacked)
         for i, (ldu, pivots) in enumerate(self.factors):
             w[:, i] = lapack.dsytrs(ldu, pivots, stacked[:, i].T)[0].T

@@ -100,7 +100,7 @@ def linear_solve(core: Layer, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]
 
     def host(*arrays):
         arrays = [np.asarray(a) for a in arrays]
-        wx, wz = core.linear_solve(*(a.astype(np.float64) for a in arrays), core.recent_at(arrays[2]))
+        wx, wz = core.linear_solve(*(a.astype(np.float64) for a in arrays), core.recent_at(*arrays[:4]))
         return wx.astype(arrays[4].dtype), wz.astype(arrays[5].dtype)
 
     def solve(gx, gz):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cvxlayers.canonical.form import Parameter
 from cvxlayers.errors import ShapeError
 from cvxlayers.jax.functions import compiled, conic, recover, work_dtype
+from cvxlayers.conic.kkt import Certificate
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
+from cvxlayers.solution_map import Point
+from cvxlayers.vectors import check_real
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -90,7 +95,7 @@ class CvxpyLayer:
     def solve(self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False) -> Result:
         """As a call, with the optimal value, status, residuals and iterations."""
         core = self.core
-        arrays, dtype = _arrays(params)
+        arrays, dtype = _arrays(params, core.form.parameters)
         ndim = len(core.batch_shape([a.shape for a in arrays]))
         wide = tuple(_padded(a, len(p.shape), ndim) for a, p in zip(arrays, core.form.parameters, strict=True))
         settings = tuple(sorted((solver_args or {}).items()))
@@ -105,6 +110,7 @@ class CvxpyLayer:
             residuals,
             iterations,
             tuple(output.name for output in core.form.outputs),
+            None if isinstance(status, jax.core.Tracer) else partial(_certify, core, core.recent, status.shape, arrays),
         )
 
     def plan(self):
@@ -120,6 +126,10 @@ class CvxpyLayer:
 
     def __repr__(self) -> str:
         return f"CvxpyLayer{self.core!r}"
+
+
+def _certify(core: Layer, point: Point, batch_shape: tuple[int, ...], arrays: Sequence[jax.Array]) -> Certificate:
+    return core.certify(point, batch_shape, [a.shape for a in arrays])
 
 
 def _constant_outputs(core: Layer, x: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
@@ -142,14 +152,17 @@ def _padded(array: jax.Array, own: int, ndim: int) -> jax.Array:
     return array.reshape((1,) * (ndim - (array.ndim - own)) + array.shape)
 
 
-def _arrays(params: Sequence[Any]) -> tuple[list[jax.Array], Any]:
+def _arrays(params: Sequence[Any], parameters: Sequence[Parameter]) -> tuple[list[jax.Array], Any]:
     """The inputs as JAX arrays, and the real dtype of the result."""
     arrays = []
-    for p in params:
+    for i, p in enumerate(params):
         try:
             arrays.append(p if isinstance(p, jax.Array) else jnp.asarray(p))
-        except TypeError as error:
-            raise ShapeError(f"a parameter should be an array or a number; got {type(p).__name__}.") from error
+        except (TypeError, ValueError) as error:
+            name = f"'{parameters[i].name}'" if i < len(parameters) else str(i)
+            raise ShapeError(f"parameter {name} should be an array or a number; got {type(p).__name__}.") from error
+    for parameter, array in zip(parameters, arrays, strict=False):
+        check_real(parameter, jnp.issubdtype(array.dtype, jnp.complexfloating))
     kinds = [p.dtype for p in params if isinstance(p, (jax.Array, np.ndarray, np.generic))]
     kinds = [k for k in kinds if jnp.issubdtype(k, jnp.inexact)] or [jnp.float64]
     dtype = jnp.finfo(jax.dtypes.canonicalize_dtype(jnp.result_type(*kinds))).dtype

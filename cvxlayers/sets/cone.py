@@ -51,6 +51,11 @@ class Cone(ABC):
             if not xp.isdtype(x.dtype, "real floating"):
                 raise ShapeError(f"a vector of {self!r} should have a floating-point dtype; got {x.dtype}. Convert it.")
 
+    def _check_smooth(self, z: Array, s: Array, mu: Any) -> None:
+        self._check(z, s)
+        if isinstance(mu, Real) and not mu > 0:
+            raise SettingsError(f"mu should be positive; got {mu!r}. The limit mu = 0 is `pair`.")
+
     def pair(self, u: Array) -> tuple[Array, Array]:
         """Moreau's decomposition u = z - s: z = Proj_K*(u), s = Proj_K(-u), z's = 0, of one evaluation.
 
@@ -81,9 +86,7 @@ class Cone(ABC):
         back interior, and tend to ``pair(u)`` as mu goes to 0. ``mu`` > 0 is a number or an array of the batch's
         shape, a constant of the derivative. Shapes: two arrays (*batch, size).
         """
-        self._check(z, s)
-        if isinstance(mu, Real) and not mu > 0:
-            raise SettingsError(f"mu should be positive; got {mu!r}. The limit mu = 0 is `pair`.")
+        self._check_smooth(z, s, mu)
         return moreau(self, z - s, _plain(mu))
 
     def derivative(self, z: Array, s: Array, h: Array, mu: float | Array = 0.0) -> Array:

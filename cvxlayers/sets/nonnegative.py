@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from cvxlayers.array import namespace
-from cvxlayers.errors import SettingsError
-from cvxlayers.sets.cone import Array, Cone, Real, check_length, over_entries
+from cvxlayers.sets.cone import Array, Cone, check_length, over_entries
 
 SNAP = 1e4
 """z and s that differ by more than this factor have a clear-cut derivative."""
@@ -65,9 +64,7 @@ class Nonnegative(Cone):
         return split(u, None)
 
     def smooth(self, z: Array, s: Array, mu: float | Array) -> tuple[Array, Array]:
-        self._check(z, s)
-        if isinstance(mu, Real) and not mu > 0:
-            raise SettingsError(f"mu should be positive; got {mu!r}. The limit mu = 0 is `pair`.")
+        self._check_smooth(z, s, mu)
         return split(z - s, over_entries(mu))
 
     def dual(self) -> Nonnegative:

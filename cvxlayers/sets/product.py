@@ -97,7 +97,7 @@ class Product(Cone):
         return self._join([z for z, _ in parts], u), self._join([s for _, s in parts], u)
 
     def smooth(self, z: Array, s: Array, mu: float | Array) -> tuple[Array, Array]:
-        self._check(z, s)
+        self._check_smooth(z, s, mu)
         parts = self._over_groups("smooth", (z, s), mu)
         return self._join([z for z, _ in parts], z), self._join([s for _, s in parts], s)
 

@@ -37,7 +37,7 @@ class Zero(Cone):
         return self._pair(u, None)
 
     def smooth(self, z: Array, s: Array, mu: float | Array) -> tuple[Array, Array]:
-        self._check(z, s)
+        self._check_smooth(z, s, mu)
         return self._pair(z - s, None)
 
     def dual(self) -> Free:
@@ -79,7 +79,7 @@ class Free(Cone):
         return self._pair(u, None)
 
     def smooth(self, z: Array, s: Array, mu: float | Array) -> tuple[Array, Array]:
-        self._check(z, s)
+        self._check_smooth(z, s, mu)
         return self._pair(z - s, None)
 
     def dual(self) -> Zero:

@@ -60,7 +60,7 @@ class CvxpyLayer(torch.nn.Module):
     >>> point = torch.tensor([[1.0, -2.0], [3.0, 4.0]], dtype=torch.float64, requires_grad=True)
     >>> (projection,) = layer(point)
     >>> projection.sum().backward()
-    >>> point.grad.round().tolist()
+    >>> (point.grad.round() + 0.0).tolist()
     [[1.0, 0.0], [1.0, 1.0]]
 
     References
@@ -135,7 +135,7 @@ class CvxpyLayer(torch.nn.Module):
         )
 
     def _solve(self, params, solver_args, warm_start, objective):
-        tensors, dtype = _tensors(params)
+        tensors, dtype = _tensors(params, [p.name for p in self.core.form.parameters])
         call = Call(self.core, dtype, solver_args, self._last if warm_start else None, objective)
         outputs = solve(call, tensors)
         if warm_start:
@@ -153,8 +153,12 @@ class CvxpyLayer(torch.nn.Module):
         return f"CvxpyLayer{self.core!r}"
 
 
-def _tensors(params: Sequence[Any]) -> tuple[list[torch.Tensor], torch.dtype]:
+def _tensors(params: Sequence[Any], names: Sequence[str]) -> tuple[list[torch.Tensor], torch.dtype]:
     """The inputs as tensors on one device, and the real dtype of the result."""
+    for name, p in zip(names, params, strict=False):
+        if isinstance(p, torch.Tensor) and (p.layout != torch.strided or p.is_meta):
+            kind = "meta" if p.is_meta else str(p.layout)
+            raise ShapeError(f"parameter '{name}' should be a dense tensor with values; got a {kind} tensor.")
     given = [p for p in params if isinstance(p, (torch.Tensor, np.ndarray, np.generic))]
     tensors = [p if isinstance(p, torch.Tensor) else torch.as_tensor(p) for p in given]
     devices = {t.device for t in tensors if t.ndim or t.device.type != "cpu"} or {torch.device("cpu")}
@@ -169,11 +173,14 @@ def _tensors(params: Sequence[Any]) -> tuple[list[torch.Tensor], torch.dtype]:
             dtype = torch.promote_types(dtype, other)
         dtype = dtype.to_real()
     out = []
-    for p in params:
+    for i, p in enumerate(params):
         if not isinstance(p, torch.Tensor):
             try:
                 p = torch.as_tensor(p if isinstance(p, (np.ndarray, np.generic)) else np.asarray(p))
             except (TypeError, ValueError) as error:
-                raise ShapeError(f"a parameter should be a tensor, an array or a number; got {type(p).__name__}.") from error
+                name = f"'{names[i]}'" if i < len(names) else str(i)
+                raise ShapeError(
+                    f"parameter {name} should be a tensor, an array or a number; got {type(p).__name__}."
+                ) from error
         out.append(p if p.device == device else p.to(device))
     return out, dtype
