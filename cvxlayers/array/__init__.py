@@ -58,13 +58,22 @@ def constant(build: Callable[..., np.ndarray], args: tuple, like: Array) -> Arra
     return _library(like).constant(build, args, like)
 
 
-def loop(count: int, body: Callable[[Any], Any], state: Any, like: Array) -> Any:
+def loop(
+    count: int,
+    body: Callable[[Any], Any],
+    state: Any,
+    like: Array,
+    settled: Callable[[Any], Array] | None = None,
+) -> Any:
     """``state = body(state)`` repeated ``count`` times, as one loop of the library of ``like`` (not unrolled in JAX).
+
+    Where values can be seen for free (NumPy), the loop ends early when ``settled(state)`` is all true; ``body`` must
+    leave settled entries as they are, so that this changes no result.
 
     >>> loop(3, lambda state: (2 * state[0],), (np.ones(1),), like=np.ones(1))
     (array([8.]),)
     """
-    return _library(like).loop(count, body, state)
+    return _library(like).loop(count, body, state, settled)
 
 
 def lyapunov(W: Array, R: Array) -> Array:

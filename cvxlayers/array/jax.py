@@ -18,7 +18,7 @@ def constant(build: Callable[..., np.ndarray], args: tuple, like: jax.Array) -> 
     return jnp.asarray(value, dtype=like.dtype) if value.dtype.kind == "f" else jnp.asarray(value)
 
 
-def loop(count: int, body: Callable[[Any], Any], state: Any) -> Any:
+def loop(count: int, body: Callable[[Any], Any], state: Any, settled: Any = None) -> Any:
     return jax.lax.fori_loop(0, count, lambda _, carry: body(carry), state)
 
 

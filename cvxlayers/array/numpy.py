@@ -15,9 +15,11 @@ def constant(build: Callable[..., np.ndarray], args: tuple, like: np.ndarray) ->
     return value.astype(like.dtype, copy=False) if value.dtype.kind == "f" else value
 
 
-def loop(count: int, body: Callable[[Any], Any], state: Any) -> Any:
+def loop(count: int, body: Callable[[Any], Any], state: Any, settled: Callable[[Any], Any] | None = None) -> Any:
     for _ in range(count):
         state = body(state)
+        if settled is not None and np.all(settled(state)):
+            break
     return state
 
 

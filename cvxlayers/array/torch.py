@@ -30,7 +30,7 @@ def constant(build: Callable[..., np.ndarray], args: tuple, like: Tensor) -> Ten
     return found
 
 
-def loop(count: int, body: Callable[[Any], Any], state: Any) -> Any:
+def loop(count: int, body: Callable[[Any], Any], state: Any, settled: Any = None) -> Any:
     for _ in range(count):
         state = body(state)
     return state

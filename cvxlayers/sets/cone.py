@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Cone(ABC):
 
     def _check_smooth(self, z: Array, s: Array, mu: Any) -> None:
         self._check(z, s)
-        if isinstance(mu, Real) and not mu > 0:
+        if is_number(mu) and not mu > 0:
             raise SettingsError(f"mu should be positive; got {mu!r}. The limit mu = 0 is `pair`.")
 
     def pair(self, u: Array) -> tuple[Array, Array]:
@@ -87,7 +87,7 @@ class Cone(ABC):
         shape, a constant of the derivative. Shapes: two arrays (*batch, size).
         """
         self._check_smooth(z, s, mu)
-        return moreau(self, z - s, _plain(mu))
+        return moreau(self, z - s, float(mu) if is_number(mu) else mu)
 
     def derivative(self, z: Array, s: Array, h: Array, mu: float | Array = 0.0) -> Array:
         """D h: exact at a pair on the boundary for ``mu=0``, else of the smoothed projection, at a ``smooth`` pair.
@@ -100,12 +100,12 @@ class Cone(ABC):
         with np.errstate(all="ignore"):
             if self._symmetric:
                 return self._derivative(z, s, h, None)
-            if isinstance(mu, Real):
-                return self._derivative(z, s, h, _plain(mu) if mu > 0 else None)
+            if is_number(mu):
+                return self._derivative(z, s, h, float(mu) if mu > 0 else None)
             xp = namespace(z, mu)
-            positive = xp.where(mu > 0, mu, 1.0)
+            positive: Any = xp.where(mu > 0, mu, 1.0)
             smoothed = self._derivative(z, s, h, positive)
-            return xp.where(mu[..., None] > 0, smoothed, self._derivative(z, s, h, None))
+            return xp.where((positive == mu)[..., None], smoothed, self._derivative(z, s, h, None))
 
     @abstractmethod
     def eigen(
@@ -119,14 +119,14 @@ class Cone(ABC):
         """
 
 
-def _plain(mu: Any) -> Any:
-    """A number as a Python float, which keeps the dtype of every array that it meets; an array as it is."""
-    return float(mu) if isinstance(mu, Real) else mu
+def is_number(mu: Any) -> TypeGuard[float]:
+    """Whether ``mu`` is a Python or NumPy number, not an array."""
+    return isinstance(mu, Real)
 
 
 def over_entries(mu: Any) -> Any:
     """``mu`` ready to meet arrays (*batch, size)."""
-    return mu if mu is None or isinstance(mu, Real) else mu[..., None]
+    return mu if mu is None or is_number(mu) else mu[..., None]
 
 
 def check_length(name: str, length: int, least: int) -> None:

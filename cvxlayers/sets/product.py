@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cvxlayers.array import namespace
 from cvxlayers.errors import ShapeError
-from cvxlayers.sets.cone import Array, Cone
+from cvxlayers.sets.cone import Array, Cone, is_number
 from cvxlayers.sets.nonnegative import Nonnegative
 from cvxlayers.sets.zero import Free, Zero
 
@@ -78,7 +77,7 @@ class Product(Cone):
     def _over_groups(self, method: str, arrays: tuple[Array, ...], *rest: Any) -> list[Any]:
         """``cone.method(*arrays, *rest)`` of every group, the arrays cut and reshaped to (*batch, count, size)."""
         xp = namespace(*arrays)
-        rest = tuple(x if x is None or isinstance(x, Real) else x[..., None] for x in rest)
+        rest = tuple(x if x is None or is_number(x) else x[..., None] for x in rest)
         out = []
         for cone, count, start in self.groups:
             cut = (x[..., start : start + count * cone.size] for x in arrays)
