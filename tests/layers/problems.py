@@ -106,7 +106,7 @@ def second_order_linear() -> Case:
     x, q, F, r = cp.Variable(3), cp.Parameter(3), cp.Parameter((4, 3)), cp.Parameter()
     norm, budget = cp.norm(F @ x) <= r, cp.sum(x) == 1
     problem = cp.Problem(cp.Maximize(q @ x), [norm, budget])
-    return case(problem, {q: _normal(9, 3), F: _normal(10, 4, 3), r: np.array(2.0)}, [x, *_dual(budget), norm])
+    return case(problem, {q: _normal(9, 3), F: _normal(10, 4, 3), r: np.array(2.0)}, [x, *_dual(budget), *_dual(norm)])
 
 
 def second_order_rows() -> Case:
