@@ -164,7 +164,7 @@ def solve(
 
 
 def _value(parameter: cp.Parameter, value: Any) -> np.ndarray:
-    return np.asarray(value, dtype=complex if parameter.is_complex() else float)
+    return np.array(value, dtype=complex if parameter.is_complex() else float)
 
 
 __all__: Sequence[str] = ["NumPyResult", "solve"]

@@ -100,12 +100,13 @@ class Point:
         x, d = self.solution.x, self.data
         if self.failed is not None:
             x = np.where(self.failed[:, None], 0.0, x)
-        if isinstance(d, DenseData):
-            Px = (d.P @ x[..., None])[..., 0] if d.P.ndim == 3 else x @ d.P
-        else:
-            P = self.reduction.program.P
-            Px = np.stack([upper_times(P, d.element(i)[0], x[i]) for i in range(self.batch)]) if self.batch else x
-        return 0.5 * (Px * x).sum(-1) + (d.q * x).sum(-1) + d.r
+        with np.errstate(invalid="ignore", over="ignore"):
+            if isinstance(d, DenseData):
+                Px = (d.P @ x[..., None])[..., 0] if d.P.ndim == 3 else x @ d.P
+            else:
+                P = self.reduction.program.P
+                Px = np.stack([upper_times(P, d.element(i)[0], x[i]) for i in range(self.batch)]) if self.batch else x
+            return 0.5 * (Px * x).sum(-1) + (d.q * x).sum(-1) + d.r
 
 
 def upper_times(pattern, values: np.ndarray, x: np.ndarray) -> np.ndarray:

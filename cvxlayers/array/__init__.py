@@ -7,43 +7,16 @@ is imported when the first such array comes: importing cvxlayers imports neither
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace, is_jax_array, is_numpy_array, is_torch_array
 
+from cvxlayers.array.library import library, namespace
 from cvxlayers.array.symmetric import eigh
 
 Array = Any
 
 __all__ = ["constant", "eigh", "loop", "lyapunov", "moreau", "namespace"]
-
-
-def namespace(*arrays: Array) -> Any:
-    """The array-API namespace (NumPy, PyTorch or JAX) that all these arrays belong to.
-
-    Raises
-    ------
-    TypeError
-        Something is not an array, or arrays of several libraries are mixed.
-
-    >>> namespace(np.ones(3)).__name__
-    'array_api_compat.numpy'
-    """
-    return array_namespace(*arrays)
-
-
-def _library(x: Array) -> ModuleType:
-    if is_numpy_array(x):
-        from cvxlayers.array import numpy as library
-    elif is_torch_array(x):
-        from cvxlayers.array import torch as library
-    elif is_jax_array(x):
-        from cvxlayers.array import jax as library
-    else:
-        raise TypeError(f"expected a NumPy, PyTorch or JAX array; got {type(x).__name__}. Convert it first.")
-    return library
 
 
 def constant(build: Callable[..., np.ndarray], args: tuple, like: Array) -> Array:
@@ -55,7 +28,7 @@ def constant(build: Callable[..., np.ndarray], args: tuple, like: Array) -> Arra
     >>> constant(np.arange, (3,), like=np.ones(2, dtype=np.float32)).dtype
     dtype('int64')
     """
-    return _library(like).constant(build, args, like)
+    return library(like).constant(build, args, like)
 
 
 def loop(
@@ -73,7 +46,7 @@ def loop(
     >>> loop(3, lambda state: (2 * state[0],), (np.ones(1),), like=np.ones(1))
     (array([8.]),)
     """
-    return _library(like).loop(count, body, state, settled)
+    return library(like).loop(count, body, state, settled)
 
 
 def lyapunov(W: Array, R: Array) -> Array:
@@ -91,7 +64,7 @@ def lyapunov(W: Array, R: Array) -> Array:
     >>> bool(np.allclose(W @ X + X @ W, R))
     True
     """
-    return _library(W).lyapunov(W, R)
+    return library(W).lyapunov(W, R)
 
 
 def moreau(cone: Any, u: Array, mu: Any = None) -> tuple[Array, Array]:
@@ -101,4 +74,4 @@ def moreau(cone: Any, u: Array, mu: Any = None) -> tuple[Array, Array]:
     The rule calls itself, so derivatives of every order follow from ``_derivative`` alone. ``mu`` (None, a number, or
     an array of u's batch shape) is a constant of the derivative. ``cone`` is hashable.
     """
-    return _library(u).moreau(cone, u, mu)
+    return library(u).moreau(cone, u, mu)

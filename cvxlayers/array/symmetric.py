@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from array_api_compat import array_namespace
+from cvxlayers.array.library import namespace
 
 Array = Any
 
@@ -14,7 +14,7 @@ def eigh(A: Array) -> tuple[Array, Array]:
 
     A matrix with a NaN or an infinity gets NaN eigenvalues and leaves its neighbours alone, where libraries raise.
     """
-    xp = array_namespace(A)
+    xp = namespace(A)
     finite = xp.all(xp.isfinite(A), axis=(-2, -1), keepdims=True)
     lam, Q = xp.linalg.eigh(xp.where(finite, A, 0.0))
     return xp.where(finite[..., 0], lam, float("nan")), Q
@@ -22,6 +22,6 @@ def eigh(A: Array) -> tuple[Array, Array]:
 
 def lyapunov_in_basis(R: Array, lam: Array, Q: Array) -> Array:
     """X with W X + X W = R, where W = Q diag(lam) Q' (and any R, symmetric or not)."""
-    xp = array_namespace(R, Q)
+    xp = namespace(R, Q)
     Qt = xp.matrix_transpose(Q)
     return Q @ ((Qt @ R @ Q) / (lam[..., :, None] + lam[..., None, :])) @ Qt

@@ -34,56 +34,59 @@ _FREE, _ACTIVE, _DEPENDS = 0, 1, 2  # states of a row
 
 
 @inner
-def _reduce(P, A, T, size, inverse, known, diagonal):
-    """T becomes [U | M], size and inverse the norms of the columns of M and 1 over them; False if P is not positive definite."""
+def _reduce(P, A, T, diagonal):
+    """T becomes [U | M]. False if P is not positive definite."""
     m, n = A.shape
     for k in range(n):
         for j in range(n):
             T[k, j] = P[k, j]
         for j in range(m):
             T[k, n + j] = A[j, k]
-    if not eliminate(T, n, _PIVOT, diagonal):
-        return False
-    for j in range(m):
-        known[j], size[j] = False, 0.0
+    return eliminate(T, n, n + m, _PIVOT, diagonal)
+
+
+@inner
+def _measure(T, size, inverse):
+    """The norms of the columns of M, and 1 over them."""
+    n = T.shape[0]
+    for j in range(size.size):
+        size[j] = 0.0
     for k in range(n):
         row = T[k, n:]
-        for j in range(m):
+        for j in range(size.size):
             size[j] += row[j] * row[j]
-    for j in range(m):
+    for j in range(size.size):
         size[j] = np.sqrt(size[j])
         inverse[j] = 1.0 / size[j] if size[j] > 0.0 else 1.0
-    return True
 
 
 @inner
-def _row(j, T, H, known, g, every):
-    """Row j of H = M'M, computed when it is first needed."""
-    if not known[j]:
-        n, row = every.size, H[j]
-        for k in range(n):
-            g[k] = T[k, n + j]
-        for i in range(row.size):
-            row[i] = 0.0
-        add_rows(row, g, T, every, n, n)
-        known[j] = True
+def _row(j, T, row, g, every):
+    """Row j of H = M'M."""
+    n = every.size
+    for k in range(n):
+        g[k] = T[k, n + j]
+    for i in range(row.size):
+        row[i] = 0.0
+    add_rows(row, g, T, every, n, n)
 
 
 @inner
-def _direction(j, count, W, T, H, K, h, r, p, g, size, every):
-    """How the multipliers answer to that of row j: p = -H_WW^-1 H_Wj, and the curvature.
-
-    The curvature is the squared distance of column j of M to the span of the active ones, 0 if it lies in it. The
-    difference that gives it is exact to H_jj times the rounding unit; where that is not enough, the distance is
-    computed from M itself, with one step of refinement for p (the corrected seminormal equations of Bjorck,
-    doi 10.1016/0024-3795(87)90101-7).
-    """
+def _direction(row, count, W, K, h, r, p, every):
+    """How the multipliers answer to that of row j: p = -H_WW^-1 H_Wj, with r = K'H_Wj and ``row`` H_j. Returns r'r."""
     for k in range(count):
-        h[k] = -H[j, W[k]]
+        h[k] = -row[W[k]]
     _solve(K, h, count, r, p, every)
-    curvature = H[j, j] - dot(r[:count], r[:count])
-    if curvature > _NEAR * H[j, j] and H[j, j] > 0.0:
-        return curvature
+    return dot(r[:count], r[:count])
+
+
+@inner
+def _distance(j, count, W, T, K, h, r, p, g, size, every):
+    """The squared distance of column j of M to the span of the active ones, from M itself; 0 if it lies in the span.
+
+    What `_direction` left in p is refined first: the corrected seminormal equations of Bjorck,
+    doi 10.1016/0024-3795(87)90101-7.
+    """
     n = g.size
     for repeat in range(2):
         for k in range(n):
@@ -99,8 +102,8 @@ def _direction(j, count, W, T, H, K, h, r, p, g, size, every):
     length = size[j]
     for c in range(count):
         length += abs(p[c]) * size[W[c]]
-    curvature = dot(g, g)
-    return curvature if np.sqrt(curvature) > _DEPENDENT * length else 0.0
+    squared = dot(g, g)
+    return squared if np.sqrt(squared) > _DEPENDENT * length else 0.0
 
 
 @inner
@@ -207,49 +210,57 @@ def _certify(j, sign, count, W, p, z):
 
 
 @inner
-def _polish(P, q, A, b, T, K, W, u, count, v, x, g, w, h, r, p, spread, every, size, reach):
-    """x of the multipliers u, and both refined until Px + q + A'z = 0 and A_W x = b_W hold to rounding."""
+def _point(x, T, W, u, count, v, spread):
+    """x of the multipliers u: -U^-1 (v + M_W u)."""
     n = x.size
     _spread(spread, u, count, W)
     for k in range(n):
         x[k] = -v[k] - dot(T[k, n:], spread)
     solve_upper(T, x, n)
-    for _ in range(3):
-        largest, error = 1e-300, 0.0
-        for k in range(n):
-            g[k] = q[k]
-            largest = max(largest, abs(q[k]))
-        add_rows(g, u, A, W, count, 0)
-        for k in range(n):
-            largest = max(largest, abs(g[k]))
-        add_rows(g, x, P, every, n, 0)
-        for k in range(n):
-            error = max(error, abs(g[k]) / largest)
-        for k in range(count):
-            h[k] = b[W[k]] - dot(A[W[k]], x)
-            error = max(error, abs(h[k]) / (abs(b[W[k]]) + size[W[k]] * reach + 1e-300))
-        if error <= _ROUNDING:
-            break
-        # dz = -H_WW^-1 (h + M_W'a) and dx = -U^-1 (a + M_W dz), with a = U^-T g
-        for k in range(n):
-            w[k] = g[k]
-        solve_transposed(T, w, n)
-        for j in range(spread.size):
-            spread[j] = 0.0
-        add_rows(spread, w, T, every, n, n)
-        for k in range(count):
-            h[k] = -h[k] - spread[W[k]]
-        _solve(K, h, count, r, p, every)
-        _spread(spread, p, count, W)
-        for k in range(count):
-            u[k] += p[k]
-        for k in range(n):
-            w[k] = -w[k] - dot(T[k, n:], spread)
-        solve_upper(T, w, n)
-        for k in range(n):
-            x[k] += w[k]
-        if error <= _ONCE:
-            break
+
+
+@inner
+def _residual(P, q, A, b, x, u, count, W, g, h, size, reach, every):
+    """g = Px + q + A'z and h = b_W - A_W x, and the larger of their relative sizes."""
+    n, largest, error = x.size, 1e-300, 0.0
+    for k in range(n):
+        g[k] = q[k]
+        largest = max(largest, abs(q[k]))
+    add_rows(g, u, A, W, count, 0)
+    for k in range(n):
+        largest = max(largest, abs(g[k]))
+    add_rows(g, x, P, every, n, 0)
+    for k in range(n):
+        error = max(error, abs(g[k]))
+    error /= largest
+    for k in range(count):
+        h[k] = b[W[k]] - dot(A[W[k]], x)
+        error = max(error, abs(h[k]) / (abs(b[W[k]]) + size[W[k]] * reach + 1e-300))
+    return error
+
+
+@inner
+def _refine(x, T, K, W, u, count, g, h, r, p, spread, every):
+    """Add to x and u what their residuals g and h ask for.
+
+    dz = -H_WW^-1 (h + M_W'a) and dx = -U^-1 (a + M_W dz), with a = U^-T g.
+    """
+    n = x.size
+    solve_transposed(T, g, n)
+    for j in range(spread.size):
+        spread[j] = 0.0
+    add_rows(spread, g, T, every, n, n)
+    for k in range(count):
+        h[k] = -h[k] - spread[W[k]]
+    _solve(K, h, count, r, p, every)
+    for k in range(count):
+        u[k] += p[k]
+    _spread(spread, p, count, W)
+    for k in range(n):
+        g[k] = -g[k] - dot(T[k, n:], spread)
+    solve_upper(T, g, n)
+    for k in range(n):
+        x[k] += g[k]
 
 
 @inner
@@ -300,7 +311,7 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
     T, H, K = np.empty((n, n + m)), np.empty((m, m)), np.zeros((most, most))
     known, state = np.zeros(m, np.bool_), np.zeros(m, np.int64)
     W, every = np.empty(most, np.int64), np.arange(n)
-    v, w, g = np.empty(n), np.empty(n), np.empty(n)
+    v, g = np.empty(n), np.empty(n)
     slack, size, inverse, spread = np.empty(m), np.empty(m), np.empty(m), np.empty(m)
     u, h, r, p = np.empty(most), np.empty(most), np.empty(most), np.empty(most)
     factored = convex = False
@@ -308,7 +319,9 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
         Pi, Ai = P[i if P.shape[0] > 1 else 0], A[i if A.shape[0] > 1 else 0]
         qi, bi = q[i if q.shape[0] > 1 else 0], b[i if b.shape[0] > 1 else 0]
         if not (shared and factored):
-            convex, factored = _reduce(Pi, Ai, T, size, inverse, known, g), True
+            convex, factored = _reduce(Pi, Ai, T, g), True
+            _measure(T, size, inverse)
+            known[:] = False
         xi, zi, si = x[i], z[i], s[i]
         xi[:], zi[:], si[:] = 0.0, 0.0, 0.0
         iterations[i], status[i] = 0, SINGULAR
@@ -323,8 +336,12 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
         for j in range(m):
             state[j] = _FREE
             if j < equalities or (warm.shape[0] > 0 and warm[i, j]):
-                _row(j, T, H, known, g, every)
-                curvature = _direction(j, count, W, T, H, K, h, r, p, g, size, every)
+                if not known[j]:
+                    _row(j, T, H[j], g, every)
+                    known[j] = True
+                curvature = H[j, j] - _direction(H[j], count, W, K, h, r, p, every)
+                if not curvature > _NEAR * H[j, j]:
+                    curvature = _distance(j, count, W, T, K, h, r, p, g, size, every)
                 if curvature > 0.0 and count < most:
                     count = _append(j, count, curvature, W, K, p, state)
                 elif j < equalities:
@@ -346,7 +363,8 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
                 reach, fresh = max(reach, radius), False
                 for j in range(equalities):
                     if state[j] == _DEPENDS and outcome == SOLVED:
-                        _direction(j, count, W, T, H, K, h, r, p, g, size, every)
+                        _direction(H[j], count, W, K, h, r, p, every)
+                        _distance(j, count, W, T, K, h, r, p, g, size, every)
                         if _contradicts(j, abs(slack[j]), count, W, p, bi):
                             _certify(j, -1.0 if slack[j] > 0.0 else 1.0, count, W, p, zi)
                             outcome = INFEASIBLE
@@ -358,11 +376,16 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
                 if iterations[i] >= max_iter:
                     outcome = MAX_ITERATIONS
                     break
-                _row(j, T, H, known, g, every)
+                if not known[j]:
+                    _row(j, T, H[j], g, every)
+                    known[j] = True
                 uj = 0.0
                 while True:  # steps that end with row j active, each but the last losing a row
                     iterations[i] += 1
-                    curvature = _direction(j, count, W, T, H, K, h, r, p, g, size, every)
+                    # The squared distance of column j of M to the active ones: the difference is exact to rounding in H_jj.
+                    curvature = H[j, j] - _direction(H[j], count, W, K, h, r, p, every)
+                    if not curvature > _NEAR * H[j, j]:
+                        curvature = _distance(j, count, W, T, K, h, r, p, g, size, every)
                     full = -slack[j] / curvature if curvature > 0.0 and count < most else np.inf
                     partial, blocking, length = np.inf, -1, size[j]
                     for k in range(count):
@@ -400,7 +423,13 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
             if outcome == INFEASIBLE:
                 break
 
-            _polish(Pi, qi, Ai, bi, T, K, W, u, count, v, xi, g, w, h, r, p, spread, every, size, reach)
+            _point(xi, T, W, u, count, v, spread)
+            for _ in range(3):
+                error = _residual(Pi, qi, Ai, bi, xi, u, count, W, g, h, size, reach, every)
+                if error > _ROUNDING:
+                    _refine(xi, T, K, W, u, count, g, h, r, p, spread, every)
+                if error <= _ONCE:
+                    break
             verdict = _verify(Ai, bi, xi, state, size, slack, reach)
             if outcome != SOLVED:
                 break

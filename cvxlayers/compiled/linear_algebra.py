@@ -65,8 +65,8 @@ def dot(x, y):
 
 
 @inner
-def eliminate(T, n, tolerance, diagonal):
-    """Factor S = U'U in place: T = [S | B] with n rows becomes [U | U^-T B]. False if a pivot is too small.
+def eliminate(T, n, width, tolerance, diagonal):
+    """Factor S = U'U in place: T = [S | B] of this width becomes [U | U^-T B]. False if a pivot is too small.
 
     Only the upper triangle of S is read; a pivot is too small at ``tolerance`` times the diagonal entry it came from.
     ``diagonal`` (n) is room for these.
@@ -77,7 +77,7 @@ def eliminate(T, n, tolerance, diagonal):
     while k < n:
         stop = min(k + 8, n)
         for p in range(k, stop):
-            row = T[p, p:]
+            row = T[p, p:width]
             pivot = row[0]
             if not (pivot > 0.0 and pivot >= tolerance * diagonal[p]):
                 return False
@@ -85,12 +85,12 @@ def eliminate(T, n, tolerance, diagonal):
             for j in range(row.size):
                 row[j] *= scale
             for i in range(p + 1, stop):
-                add(T[i, i:], -T[p, i], T[p, i:])
+                add(T[i, i:width], -T[p, i], T[p, i:width])
             T[p, p] = scale
         if stop == k + 8:
             for i in range(stop, n):
                 add_eight(
-                    T[i, i:],
+                    T[i, i:width],
                     (
                         -T[k, i],
                         -T[k + 1, i],
@@ -101,14 +101,14 @@ def eliminate(T, n, tolerance, diagonal):
                         -T[k + 6, i],
                         -T[k + 7, i],
                     ),
-                    T[k, i:],
-                    T[k + 1, i:],
-                    T[k + 2, i:],
-                    T[k + 3, i:],
-                    T[k + 4, i:],
-                    T[k + 5, i:],
-                    T[k + 6, i:],
-                    T[k + 7, i:],
+                    T[k, i:width],
+                    T[k + 1, i:width],
+                    T[k + 2, i:width],
+                    T[k + 3, i:width],
+                    T[k + 4, i:width],
+                    T[k + 5, i:width],
+                    T[k + 6, i:width],
+                    T[k + 7, i:width],
                 )
         k = stop
     return True

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     import cvxpy as cp
 
 
+jax.tree_util.register_pytree_node(
+    Result,
+    lambda r: ((r.variables, r.objective, r.status, r.residuals, r.iterations), r.names),
+    lambda names, arrays: Result(*arrays, names),
+)
+
+
 @jax.tree_util.register_pytree_node_class
 class CvxpyLayer:
     """A parametrized convex program as a differentiable function of JAX arrays.
@@ -163,7 +170,7 @@ def _arrays(params: Sequence[Any], parameters: Sequence[Parameter]) -> tuple[lis
             raise ShapeError(f"parameter {name} should be an array or a number; got {type(p).__name__}.") from error
     for parameter, array in zip(parameters, arrays, strict=False):
         check_real(parameter, jnp.issubdtype(array.dtype, jnp.complexfloating))
-    kinds = [p.dtype for p in params if isinstance(p, (jax.Array, np.ndarray, np.generic))]
-    kinds = [k for k in kinds if jnp.issubdtype(k, jnp.inexact)] or [jnp.float64]
-    dtype = jnp.finfo(jax.dtypes.canonicalize_dtype(jnp.result_type(*kinds))).dtype
+    kinds = [a.dtype for a, p in zip(arrays, params, strict=True) if isinstance(p, (jax.Array, np.ndarray, np.generic))]
+    kinds = [k for k in kinds if jnp.issubdtype(k, jnp.inexact)] or [work_dtype()]
+    dtype = jnp.finfo(jnp.result_type(*kinds)).dtype
     return arrays, dtype

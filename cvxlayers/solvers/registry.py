@@ -13,6 +13,7 @@ from cvxlayers.solvers.solver import Solver
 
 _SOLVERS = {
     "CLARABEL": "clarabel.Clarabel",
+    "ACTIVE_SET": "active_set.ActiveSet",
     "DAQP": "daqp.DAQP",
     "PIQP": "piqp.PIQP",
     "OSQP": "osqp.OSQP",

@@ -176,7 +176,7 @@ def _tensors(params: Sequence[Any], names: Sequence[str]) -> tuple[list[torch.Te
     for i, p in enumerate(params):
         if not isinstance(p, torch.Tensor):
             try:
-                p = torch.as_tensor(p if isinstance(p, (np.ndarray, np.generic)) else np.asarray(p))
+                p = torch.from_numpy(np.array(p))  # a copy: the caller may change the array before the backward pass
             except (TypeError, ValueError) as error:
                 name = f"'{names[i]}'" if i < len(names) else str(i)
                 raise ShapeError(
