@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cvxlayers.compiled.compiler import inner, kernel
+from cvxlayers.compiled.compiler import apart, inner, kernel
 from cvxlayers.compiled.linear_algebra import add, add_rows, dot, eliminate, solve_transposed, solve_upper
 
 SOLVED, INFEASIBLE, MAX_ITERATIONS, NUMERICAL_ERROR = 0, 2, 4, 5  # as in Status
@@ -80,7 +80,7 @@ def _direction(row, count, W, K, h, r, p, every):
     return dot(r[:count], r[:count])
 
 
-@inner
+@apart
 def _distance(j, count, W, T, K, h, r, p, g, size, every):
     """The squared distance of column j of M to the span of the active ones, from M itself; 0 if it lies in the span.
 
@@ -133,7 +133,7 @@ def _append(j, count, curvature, W, K, p, state):
     return count + 1
 
 
-@inner
+@apart
 def _drop(leaving, count, W, K, u, state):
     """Member ``leaving`` of the working set goes; rotations make its row of K a multiple of the last unit vector."""
     state[W[leaving]] = _FREE
@@ -164,7 +164,7 @@ def _free(equalities, state):
             state[j] = _FREE
 
 
-@inner
+@apart
 def _multipliers(count, equalities, slack, W, K, h, r, u, every, state):
     """u = -H_WW^-1 slack_W, after dropping inequalities until none is negative; the new number of rows."""
     while True:
@@ -199,6 +199,21 @@ def _contradicts(j, violation, count, W, p, b):
     for k in range(count):
         total += abs(p[k] * b[W[k]])
     return violation > _IMPLIED * total
+
+
+@apart
+def _start(j, count, equalities, W, T, H, known, K, h, r, p, g, size, every, state):
+    """Row j joins the rows to start with, unless it depends on them."""
+    if not known[j]:
+        _row(j, T, H[j], g, every)
+        known[j] = True
+    _direction(H[j], count, W, K, h, r, p, every)
+    squared = _distance(j, count, W, T, K, h, r, p, g, size, every)
+    if squared > 0.0 and count < W.size:
+        return _append(j, count, squared, W, K, p, state)
+    if j < equalities:
+        state[j] = _DEPENDS
+    return count
 
 
 @inner
@@ -331,21 +346,12 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
             v[k] = qi[k]
         solve_transposed(T, v, n)
 
-        # The rows to start with: equalities, and those of a warm start.
-        count = 0
         for j in range(m):
             state[j] = _FREE
-            if j < equalities or (warm.shape[0] > 0 and warm[i, j]):
-                if not known[j]:
-                    _row(j, T, H[j], g, every)
-                    known[j] = True
-                curvature = H[j, j] - _direction(H[j], count, W, K, h, r, p, every)
-                if not curvature > _NEAR * H[j, j]:
-                    curvature = _distance(j, count, W, T, K, h, r, p, g, size, every)
-                if curvature > 0.0 and count < most:
-                    count = _append(j, count, curvature, W, K, p, state)
-                elif j < equalities:
-                    state[j] = _DEPENDS
+        count = 0
+        for j in range(equalities if warm.shape[0] == 0 else m):
+            if j < equalities or warm[i, j]:
+                count = _start(j, count, equalities, W, T, H, known, K, h, r, p, g, size, every, state)
 
         outcome, resumes, fresh, radius, reach = SOLVED, 0, True, 0.0, 0.0
         while True:

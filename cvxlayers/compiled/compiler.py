@@ -42,12 +42,25 @@ def kernel(signature: str) -> Callable[[Function], Function]:
 
 
 def inner(function: Function) -> Function:
-    """Mark a function that kernels call: it becomes part of each of them."""
+    """Mark a function that kernels call often: it becomes part of them, wherever it is called.
+
+    Arrays that a function is handed cost it an atomic increment and decrement each, unless it is inlined and simple:
+    loops one after the other and one return at the end.
+    """
     if not is_available():
         return function
     from numba import njit
 
     return njit(forceinline=True, error_model="numpy")(function)
+
+
+def apart(function: Function) -> Function:
+    """Mark a function that kernels call seldom: it is compiled once, however often it is called."""
+    if not is_available():
+        return function
+    from numba import njit
+
+    return njit(error_model="numpy")(function)
 
 
 @lru_cache(maxsize=1)

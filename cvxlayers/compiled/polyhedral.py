@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.compiled.compiler import inner, kernel
-from cvxlayers.compiled.linear_algebra import add_rows, dot, eliminate, solve_transposed, solve_upper
+from cvxlayers.compiled.linear_algebra import add, add_rows, dot, eliminate, solve_transposed, solve_upper
 
 _PIVOT = 1e-10  # a pivot, relative to the diagonal entry it came from, below which an element is left to others
 _ENOUGH = 1e-14  # a relative residual that needs no refinement
@@ -36,19 +36,23 @@ def _inverse(U, v, n):
 
 
 @inner
-def _solve(A, U, S, W, count, c, h, t, minus):
-    """c and h, the right-hand sides for w_x and eta, become these: eta = (W P^-1 W')^-1 (W P^-1 c - h)."""
+def _schur_side(A, U, W, count, c, h, t):
+    """h becomes W P^-1 c - h, the right-hand side for eta."""
     n = c.size
     for k in range(n):
         t[k] = c[k]
     _inverse(U, t, n)
     for k in range(count):
         h[k] = dot(A[W[k]], t) - h[k]
-    _inverse(S, h, count)
+
+
+@inner
+def _point(A, U, W, count, c, eta, minus):
+    """c becomes P^-1 (c - W'eta)."""
     for k in range(count):
-        minus[k] = -h[k]
+        minus[k] = -eta[k]
     add_rows(c, minus, A, W, count, 0)
-    _inverse(U, c, n)
+    _inverse(U, c, c.size)
 
 
 @inner
@@ -144,7 +148,7 @@ def polyhedral_kkt(P, A, active, gx, gz, wx, wz, residual, U, S, failed, factore
                 else:
                     _gram(Si, T, n, count, t, every)
                 failed[i] = not eliminate(Si, count, count, _PIVOT, minus)
-        scale, worst = 1e-300, 0.0
+        scale, worst, error = 1e-300, 0.0, 0.0
         for r in range(gx.shape[0]):
             x, z = wx[r, i], wz[r, i]
             for j in range(m):
@@ -156,18 +160,18 @@ def polyhedral_kkt(P, A, active, gx, gz, wx, wz, residual, U, S, failed, factore
                 continue
             largest = _largest(gx[r, i], gz[r, i], W, count)
             for k in range(n):
-                x[k] = gx[r, i, k]
+                x[k], c[k] = 0.0, gx[r, i, k]
             for k in range(count):
-                eta[k] = gz[r, i, W[k]]
-            _solve(Ai, Ui, Si, W, count, x, eta, t, minus)
-            error = _residual(Pi, Ai, W, count, gx[r, i], gz[r, i], x, eta, c, h, minus, every)
-            if error > _ENOUGH * largest:
-                _solve(Ai, Ui, Si, W, count, c, h, t, minus)
-                for k in range(n):
-                    x[k] += c[k]
-                for k in range(count):
-                    eta[k] += h[k]
+                eta[k], h[k] = 0.0, gz[r, i, W[k]]
+            for _ in range(2):  # solve, and refine
+                _schur_side(Ai, Ui, W, count, c, h, t)
+                _inverse(Si, h, count)
+                _point(Ai, Ui, W, count, c, h, minus)
+                add(x, 1.0, c)
+                add(eta[:count], 1.0, h)
                 error = _residual(Pi, Ai, W, count, gx[r, i], gz[r, i], x, eta, c, h, minus, every)
+                if error <= _ENOUGH * largest:
+                    break
             for k in range(count):
                 z[W[k]] = eta[k]
             scale, worst = max(scale, largest), max(worst, error)
