@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from cvxlayers.array.library import library, namespace
+from cvxlayers.array.library import library_of, namespace
 from cvxlayers.array.symmetric import eigh
 
 Array = Any
@@ -28,7 +28,7 @@ def constant(build: Callable[..., np.ndarray], args: tuple, like: Array) -> Arra
     >>> constant(np.arange, (3,), like=np.ones(2, dtype=np.float32)).dtype
     dtype('int64')
     """
-    return library(like).constant(build, args, like)
+    return library_of(like).constant(build, args, like)
 
 
 def loop(
@@ -46,7 +46,7 @@ def loop(
     >>> loop(3, lambda state: (2 * state[0],), (np.ones(1),), like=np.ones(1))
     (array([8.]),)
     """
-    return library(like).loop(count, body, state, settled)
+    return library_of(like).loop(count, body, state, settled)
 
 
 def lyapunov(W: Array, R: Array) -> Array:
@@ -64,7 +64,7 @@ def lyapunov(W: Array, R: Array) -> Array:
     >>> bool(np.allclose(W @ X + X @ W, R))
     True
     """
-    return library(W).lyapunov(W, R)
+    return library_of(W).lyapunov(W, R)
 
 
 def moreau(cone: Any, u: Array, mu: Any = None) -> tuple[Array, Array]:
@@ -74,4 +74,4 @@ def moreau(cone: Any, u: Array, mu: Any = None) -> tuple[Array, Array]:
     The rule calls itself, so derivatives of every order follow from ``_derivative`` alone. ``mu`` (None, a number, or
     an array of u's batch shape) is a constant of the derivative. ``cone`` is hashable.
     """
-    return library(u).moreau(cone, u, mu)
+    return library_of(u).moreau(cone, u, mu)

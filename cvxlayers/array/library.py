@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 from array_api_compat import array_namespace, is_jax_array, is_numpy_array, is_torch_array
 
 Array = Any
@@ -19,6 +18,7 @@ def namespace(*arrays: Array) -> Any:
     TypeError
         Something is not an array, or arrays of several libraries are mixed.
 
+    >>> import numpy as np
     >>> namespace(np.ones(3)).__name__
     'array_api_compat.numpy'
     """
@@ -30,7 +30,7 @@ def namespace(*arrays: Array) -> Any:
     return array_namespace(*arrays)
 
 
-def library(x: Array) -> ModuleType:
+def library_of(x: Array) -> ModuleType:
     """The file of this package for the library of ``x``, imported on first use."""
     if is_numpy_array(x):
         from cvxlayers.array import numpy as found
