@@ -68,7 +68,7 @@ class Layer:
         self.solver_args = dict(solver_args or {})
         self.mu = smoothing if gradient == "smoothed" else 0.0
         self.reduction = _reduction(form)
-        self.plan = choose(self.reduction.program, solver=solver, settings=self.solver_args)
+        self.plan = choose(self.reduction.program, solver=solver, settings=self.solver_args, shared=_is_shared(form))
         if self.plan.solver.capabilities.derivative:  # its own derivative is that of the program as it stands
             self.reduction = Direct(form.program, form.lift)
         self._maps = {self.plan.solver: SolutionMap(form, self.plan.solver, self.reduction, self.mu)}
@@ -189,7 +189,10 @@ class Layer:
         if not solver_args:
             return self._maps[self.plan.solver]
         solver = choose(
-            self.reduction.program, solver=self.plan.requested, settings={**self.solver_args, **solver_args}
+            self.reduction.program,
+            solver=self.plan.requested,
+            settings={**self.solver_args, **solver_args},
+            shared=_is_shared(self.form),
         ).solver
         found = self._maps.get(solver)
         if found is None:
@@ -351,6 +354,11 @@ class _Reader:
         if self.output.transform == "exp":
             out = out * self(point)
         return to_complex(out) if self.output.complex else out
+
+
+def _is_shared(form: AffineSolverAffine) -> bool:
+    """Whether every element of a batch has the same P and A."""
+    return not form.lift.P.blocks and not form.lift.A.blocks
 
 
 def _equal(own: np.ndarray, given: np.ndarray) -> bool:

@@ -17,6 +17,7 @@ from cvxlayers.conic.affine import Lift
 from cvxlayers.conic.elimination import Blocks, Elimination
 from cvxlayers.conic.kkt import Certificate, DenseKKT, Null, spectrum
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
+from cvxlayers.conic.polyhedral_kkt import PolyhedralKKT
 from cvxlayers.conic.sparse_kkt import SparseKKT, SparseSystem
 from cvxlayers.solvers.solver import Solver
 from cvxlayers.status import Status
@@ -63,7 +64,7 @@ class Point:
     data: DenseData | ConeData
     blocks: Blocks
     solution: ConicSolution
-    kkt: DenseKKT | SparseKKT | None = field(default=None, repr=False)
+    kkt: DenseKKT | PolyhedralKKT | SparseKKT | None = field(default=None, repr=False)
 
     @cached_property
     def failed(self) -> np.ndarray | None:
@@ -139,7 +140,7 @@ class SolutionMap:
         solution = self.prepared.solve(data, warm)
         return Point(self.reduction, batch, vectors, data, blocks, solution)
 
-    def factor(self, point: Point) -> DenseKKT | SparseKKT:
+    def factor(self, point: Point) -> DenseKKT | PolyhedralKKT | SparseKKT:
         """The linear system of the derivative at a point, factored once and kept."""
         if point.kkt is None:
             data, solution, failed = point.data, point.solution, point.failed
@@ -150,14 +151,15 @@ class SolutionMap:
             point.kkt = self._factor(data, z, s)
         return point.kkt
 
-    def _factor(self, data: DenseData | ConeData, z: np.ndarray, s: np.ndarray) -> DenseKKT | SparseKKT:
+    def _factor(self, data: DenseData | ConeData, z: np.ndarray, s: np.ndarray) -> DenseKKT | PolyhedralKKT | SparseKKT:
         if self.mu:
             z, s = self.program.cone.smooth(z, s, self.mu)
         D = spectrum(self.program, z, s, self.mu)
         if self._system is None and not (isinstance(data, DenseData) and self._small):
             self._system = SparseSystem(self.program, tuple((start, size, V.shape[-3]) for start, size, V in D.bases))
         if self._system is None or self._system.work > SPARSE_ADVANTAGE * self._dense_work:
-            return DenseKKT(data if isinstance(data, DenseData) else self.program.dense(data), D)
+            data = data if isinstance(data, DenseData) else self.program.dense(data)
+            return PolyhedralKKT(data, D) if PolyhedralKKT.fits(D) else DenseKKT(data, D)
         return SparseKKT(self._system, self.program.sparse(data) if isinstance(data, DenseData) else data, D)
 
     def linear_solve_at(self, P, A, z, s, gx, gz, batch: int) -> tuple[np.ndarray, np.ndarray]:

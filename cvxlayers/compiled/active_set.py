@@ -4,9 +4,10 @@ Goldfarb and Idnani, "A numerically stable dual method for solving strictly conv
 doi 10.1007/BF02591962.
 
 With P = U'U, M = U^-T A' and H = M'M, the slacks b - Ax at the minimizer for fixed multipliers z are b + M'U^-T q + Hz.
-Steps thus need the columns of H of the constraints that ever become active, and a Cholesky factor R'R = H_WW of the
-working set W, which gains a row or loses one by Givens rotations. What this loses in digits against orthogonal factors
-is won back at the end: x and z are refined with the original data, and so is the verdict that no constraint is violated.
+Steps thus need the rows of H of the constraints that ever become active, and the inverse of H_WW for the working set W:
+it is K'K with K lower triangular, which gains a row with a member of W and loses one by Givens rotations. What this
+loses in digits against orthogonal factors of M is won back at the end: x and z are refined with the original data, and
+so is the verdict that no constraint is violated.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def _row(j, T, row, g, every):
 
 @inner
 def _direction(row, count, W, K, h, r, p, every):
-    """How the multipliers answer to that of row j: p = -H_WW^-1 H_Wj, with r = K'H_Wj and ``row`` H_j. Returns r'r."""
+    """How the multipliers answer to that of row j: p = -H_WW^-1 H_Wj, with r = K H_Wj and ``row`` H_j. Returns r'r."""
     for k in range(count):
         h[k] = -row[W[k]]
     _solve(K, h, count, r, p, every)
@@ -108,7 +109,7 @@ def _distance(j, count, W, T, K, h, r, p, g, size, every):
 
 @inner
 def _solve(K, h, count, r, p, every):
-    """p = H_WW^-1 h, with r = K'h."""
+    """p = H_WW^-1 h, with r = Kh."""
     for k in range(count):
         p[k] = 0.0
     _correct(K, h, count, r, p, every)
@@ -116,7 +117,7 @@ def _solve(K, h, count, r, p, every):
 
 @inner
 def _correct(K, h, count, r, p, every):
-    """p += H_WW^-1 h, with r = K'h."""
+    """p += H_WW^-1 h, with r = Kh."""
     for k in range(count):
         r[k] = dot(K[k, : k + 1], h[: k + 1])
     add_rows(p[:count], r, K, every, count, 0)
@@ -135,7 +136,7 @@ def _append(j, count, curvature, W, K, p, state):
 
 @apart
 def _drop(leaving, count, W, K, u, state):
-    """Member ``leaving`` of the working set goes; rotations make its row of K a multiple of the last unit vector."""
+    """Member ``leaving`` of the working set goes; rotations leave its column of K with one entry, in the row that goes."""
     state[W[leaving]] = _FREE
     for k in range(leaving, count - 1):
         W[k], u[k] = W[k + 1], u[k + 1]
@@ -193,8 +194,10 @@ def _violated(equalities, slack, b, inverse, state, radius):
 
 
 @inner
-def _contradicts(j, violation, count, W, p, b):
+def _contradicts(j, violation, noise, count, W, p, b):
     """Whether a row that depends on the active ones is violated by more than rounding."""
+    if not violation > noise:
+        return False
     total = abs(b[j])
     for k in range(count):
         total += abs(p[k] * b[W[k]])
@@ -371,7 +374,7 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
                     if state[j] == _DEPENDS and outcome == SOLVED:
                         _direction(H[j], count, W, K, h, r, p, every)
                         _distance(j, count, W, T, K, h, r, p, g, size, every)
-                        if _contradicts(j, abs(slack[j]), count, W, p, bi):
+                        if _contradicts(j, abs(slack[j]), _VERIFIED * size[j] * reach, count, W, p, bi):
                             _certify(j, -1.0 if slack[j] > 0.0 else 1.0, count, W, p, zi)
                             outcome = INFEASIBLE
 
@@ -388,7 +391,7 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
                 uj = 0.0
                 while True:  # steps that end with row j active, each but the last losing a row
                     iterations[i] += 1
-                    # The squared distance of column j of M to the active ones: the difference is exact to rounding in H_jj.
+                    # The squared distance of column j of M to the active ones, as exact as H_jj.
                     curvature = H[j, j] - _direction(H[j], count, W, K, h, r, p, every)
                     if not curvature > _NEAR * H[j, j]:
                         curvature = _distance(j, count, W, T, K, h, r, p, g, size, every)
@@ -400,7 +403,7 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
                             partial, blocking = u[k] / -p[k], k
                     t = min(full, partial)
                     if not t < np.inf:
-                        if _contradicts(j, -slack[j], count, W, p, bi):
+                        if _contradicts(j, -slack[j], _VERIFIED * size[j] * reach, count, W, p, bi):
                             _certify(j, 1.0, count, W, p, zi)
                             outcome = INFEASIBLE
                         elif uj > 0.0:

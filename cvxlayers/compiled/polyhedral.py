@@ -1,7 +1,7 @@
 """The linear system of the derivative of dense quadratic programs at a vertex of active rows, for a batch.
 
-With W the active rows of A, [P W'; W 0] [w_x; eta] = [g_x; g_z] is solved by Cholesky factors of P = U'U and of the Schur
-complement W P^-1 W' = S'S, and refined once with the data themselves.
+With W the active rows of A, [P W'; W 0] [w_x; eta] = [g_x; g_z] is solved by Cholesky factors of P = U'U and of the
+Schur complement W P^-1 W' = S'S, and refined once with the data themselves.
 """
 
 from __future__ import annotations
@@ -100,14 +100,14 @@ def _copy(U, T, n):
 def polyhedral_kkt(P, A, active, gx, gz, wx, wz, residual, U, S, failed, factored, start, stop):
     """Solve [P W'; W 0] [w_x; eta] = [g_x; g_z on W] for the elements in range(start, stop); w_z is eta on W, else 0.
 
-    With P (1 or B, n, n), A (1 or B, m, n), ``active`` (B, m) saying which rows W holds, and R right-hand sides: g_x and
-    w_x (R, B, n), g_z and w_z (R, B, m). Writes w_x, w_z and ``residual`` (B,), the largest residual relative to the
-    largest entry of the right-hand sides.
+    With P (1 or B, n, n), A (1 or B, m, n), ``active`` (B, m) saying which rows W holds, and R right-hand sides: g_x
+    and w_x (R, B, n), g_z and w_z (R, B, m). Writes w_x, w_z and ``residual`` (B,), the largest residual relative to
+    the largest entry of the right-hand sides.
 
-    ``U`` (as many as P, n, n) and ``S`` (B, k, k), k at least the most active rows of an element, get
-    the upper triangular factors of P and of W P^-1 W', with reciprocals on the diagonal. ``factored`` says that they are
-    there from an earlier call with the same P, A and ``active``. ``failed`` (B,) marks the elements that have a pivot
-    which is not clearly positive; their w_x and w_z are zero, and their residual is infinite.
+    ``U`` (as many as P, n, n) and ``S`` (B, k, k), k at least the most active rows of an element, get the upper
+    triangular factors of P and of W P^-1 W', with reciprocals on the diagonal. ``factored`` says that they, and
+    ``failed``, are there from an earlier call with the same P, A and ``active``. ``failed`` (B,) marks the elements
+    that have a pivot which is not clearly positive; their w_x and w_z are zero, and their residual is infinite.
     """
     m, n = A.shape[1], A.shape[2]
     most = S.shape[2]

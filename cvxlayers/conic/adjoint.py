@@ -58,7 +58,7 @@ class Adjoint:
         value: np.ndarray | None,
         wanted: Collection[int],
         shared: Sequence[bool],
-    ) -> dict[int, np.ndarray]:
+    ) -> dict[int, np.ndarray | None]:
         """Gradients of the parameter vectors in ``wanted``; of a ``shared`` one, summed over the batch.
 
         ``wx``, ``wz`` (B, n), (B, m) solve the system (None for zero), ``gs`` (B, m) is the cotangent of s, ``value``
@@ -73,19 +73,23 @@ class Adjoint:
         if value is not None:
             v = value[..., None]
             to_b, to_q, half = to_b - v * z, to_q + v * x, wx - 0.5 * v * x
-        A_left, A_right = -np.stack([z, to_b], -2), np.stack([wx, x], -2)
-        P_left, P_right = -0.5 * np.stack([half, x], -2), np.stack([x, half], -2)
-        out = {}
+        out: dict[int, np.ndarray | None] = {}
+        A_pair = P_pair = None
         for p in wanted:
-            parts = [
-                self._A(p, A_left, A_right, shared[p]),
-                self._P(p, P_left, P_right, shared[p]),
-                _transposed(self.lift.q, p, to_q, shared[p]),
-                _transposed(self.lift.b, p, to_b, shared[p]),
-                None if value is None else _transposed(self.lift.r, p, value[..., None], shared[p]),
-            ]
-            parts = [part for part in parts if part is not None]
-            out[p] = sum(parts[1:], start=parts[0]) if parts else None
+            total = None
+            if p in self._A.inputs:
+                A_pair = A_pair or (-_rows(z, to_b), _rows(wx, x))
+                total = self._A(p, *A_pair, shared[p])
+            if p in self._P.inputs:
+                P_pair = P_pair or (-0.5 * _rows(half, x), _rows(x, half))
+                total = _sum(total, self._P(p, *P_pair, shared[p]))
+            if p in self.lift.q.blocks:
+                total = _sum(total, _transposed(self.lift.q, p, to_q, shared[p]))
+            if p in self.lift.b.blocks:
+                total = _sum(total, _transposed(self.lift.b, p, to_b, shared[p]))
+            if value is not None and p in self.lift.r.blocks:
+                total = _sum(total, _transposed(self.lift.r, p, value[..., None], shared[p]))
+            out[p] = total
         return out
 
     def push(self, x: np.ndarray, z: np.ndarray, tangents: Sequence[np.ndarray | None]):
@@ -111,6 +115,17 @@ class Adjoint:
             np.broadcast_to(rz, (*shape, z.shape[-1])),
             np.broadcast_to(value, shape),
         )
+
+
+def _rows(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(*, 2, k) from two (*, k): the factors of a sum of two outer products."""
+    out = np.empty((*a.shape[:-1], 2, a.shape[-1]))
+    out[..., 0, :], out[..., 1, :] = a, b
+    return out
+
+
+def _sum(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
+    return b if a is None else a if b is None else a + b
 
 
 def _transposed(map_, p: int, cotangent: np.ndarray, shared: bool) -> np.ndarray | None:

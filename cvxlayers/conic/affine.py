@@ -67,8 +67,8 @@ class _Block:
         self.gathers = bool(counts.size) and counts.max() == 1
         if self.gathers:
             self.covers = len(matrix.indices) == matrix.shape[0]
-            self.rows = _as_slice(np.flatnonzero(counts))
-            self.source = _as_slice(matrix.indices)
+            self.rows = as_slice(np.flatnonzero(counts))
+            self.source = as_slice(matrix.indices)
             self.scale = None if np.all(matrix.data == 1.0) else matrix.data
             self.injective = bool(np.bincount(matrix.indices).max() == 1)
 
@@ -123,7 +123,9 @@ def sparse_times(matrix: sp.sparray, vector: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(flat.T).reshape(*vector.shape[:-1], matrix.shape[0])
 
 
-def _as_slice(indices: np.ndarray) -> slice | np.ndarray:
+def as_slice(indices: np.ndarray) -> slice | np.ndarray:
     """The indices, as a slice where they are a range: that gathers without a copy."""
+    if not len(indices):
+        return slice(0, 0)
     start, stop = int(indices[0]), int(indices[0]) + len(indices)
     return slice(start, stop) if np.array_equal(indices, np.arange(start, stop)) else indices.astype(np.int64)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from cvxlayers.conic.affine import AffineMap, Lift
+from cvxlayers.conic.affine import AffineMap, Lift, as_slice
 from cvxlayers.conic.matrix_map import MatrixMap
 from cvxlayers.conic.program import ConeProgram, DenseData, Pattern
 from cvxlayers.sets import Product, Zero
@@ -70,6 +70,7 @@ class Elimination:
         self._lift = lift
         self._has_c = _touches(lift.b, d)
         self._has_qt = _touches(lift.q, t)
+        self._y, self._t, self._o, self._d = (as_slice(i) for i in (y, t, o, d))
         blocks = full.cone.blocks
         zeros = sum(block.size for block in blocks if isinstance(block, Zero)) - len(d)
         rest = tuple(block for block in blocks if not isinstance(block, Zero))
@@ -94,10 +95,10 @@ class Elimination:
         dtt = None
         if Ptt is not None and self._diagonal:
             Ptt, dtt = None, np.einsum("...ii->...i", Ptt)
-        qt = q[..., self.gone] if self._has_qt else None
-        c = b[..., self.defining] / self.pivots if self._has_c else None
+        qt = q[..., self._t] if self._has_qt else None
+        c = b[..., self._d] / self.pivots if self._has_c else None
         blocks = Blocks(M, c, Pyt, Ptt, dtt, qt, At)
-        q, b = q[..., self.kept], b[..., self.rows]
+        q, b = q[..., self._y], b[..., self._o]
         if M is not None:
             Mt = M.swapaxes(-1, -2)
             if Pyt is not None:
@@ -139,7 +140,7 @@ class Elimination:
         if not len(self.gone):
             return s
         full = np.zeros((*s.shape[:-1], self.full.m))
-        full[..., self.rows] = s
+        full[..., self._o] = s
         return full
 
     def _expand(self, k, y, z, c, gt, sign):
@@ -154,16 +155,16 @@ class Elimination:
         if k.At is not None:
             force = force + _times(k.At.swapaxes(-1, -2), z)
         x, full_z = np.empty((*y.shape[:-1], self.full.n)), np.empty((*y.shape[:-1], self.full.m))
-        x[..., self.kept], x[..., self.gone] = y, t
-        full_z[..., self.rows], full_z[..., self.defining] = z, -force / self.pivots
+        x[..., self._y], x[..., self._t] = y, t
+        full_z[..., self._o], full_z[..., self._d] = z, -force / self.pivots
         return x, full_z
 
     def reduce_rhs(self, k: Blocks, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Right-hand side of the full linear system, (*, B, n) and (*, B, m), to that of the reduced one."""
         if not len(self.gone):
             return gx, gz
-        gt, c = gx[..., self.gone], gz[..., self.defining] / self.pivots
-        ry, rz = gx[..., self.kept], gz[..., self.rows]
+        gt, c = gx[..., self._t], gz[..., self._d] / self.pivots
+        ry, rz = gx[..., self._y], gz[..., self._o]
         if k.M is not None:
             ry = ry - _times(k.M.swapaxes(-1, -2), gt)
         ry = ry - self._from_t(k, c)
@@ -175,7 +176,7 @@ class Elimination:
         """Solution of the full linear system from that of the reduced one."""
         if not len(self.gone):
             return wy, wz
-        return self._expand(k, wy, wz, gz[..., self.defining] / self.pivots, gx[..., self.gone], 1.0)
+        return self._expand(k, wy, wz, gz[..., self._d] / self.pivots, gx[..., self._t], 1.0)
 
 
 def _choose(full: ConeProgram, lift: Lift, auxiliary: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

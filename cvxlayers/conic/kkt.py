@@ -21,6 +21,8 @@ import numpy as np
 from scipy.linalg import lapack
 
 from cvxlayers.conic.program import ConeProgram, DenseData
+from cvxlayers.sets import Nonnegative, Zero
+from cvxlayers.sets.nonnegative import SNAP
 
 RANK_TOLERANCE = 1e-11
 
@@ -50,11 +52,15 @@ class Certificate:
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """D = V diag(lam) V' for a batch: lam (B, m), the groups of cones that need a V, and the margin (B,)."""
+    """D = V diag(lam) V' for a batch: lam (B, m), the groups of cones that need a V, and the margin (B,).
+
+    ``clear`` says that every lam is 0 or 1 and that there are no bases.
+    """
 
     lam: np.ndarray
     bases: tuple[tuple[int, int, np.ndarray], ...]  # start, size of one cone, V (B, count, size, size)
     margin: np.ndarray
+    clear: bool = False
 
     def rotate(self, v: np.ndarray, *, back: bool = False) -> np.ndarray:
         """V'v, or V v with ``back``, along the last axis of (*, B, m)."""
@@ -83,6 +89,13 @@ class Spectrum:
 
 def spectrum(program: ConeProgram, z: np.ndarray, s: np.ndarray, mu: float = 0.0) -> Spectrum:
     """The derivative of the projection onto K* at z - s, z and s (B, m); ``mu`` > 0 for the smoothed one."""
+    if not mu and all(isinstance(cone, (Zero, Nonnegative)) for cone, _, _ in program.cone.groups):
+        active, inactive = z > SNAP * s, s > SNAP * z
+        for cone, _, start in program.cone.groups:
+            if isinstance(cone, Zero):
+                active[:, start : start + cone.size], inactive[:, start : start + cone.size] = True, False
+        if (active | inactive).all():  # clear-cut: almost always
+            return Spectrum(active.astype(float), (), np.ones(len(z)), True)
     lam, bases, margin = np.empty(z.shape), [], np.ones(len(z))
     for start, count, cone, values, V, clear in program.cone.eigen_groups(z, s, mu):
         lam[:, start : start + count * cone.size] = values.reshape((len(z), count * cone.size))
