@@ -161,7 +161,7 @@ class Layer:
     ) -> Point:
         """Solve for these parameter values."""
         batch = int(np.prod(batch_shape, dtype=int))
-        map_ = self._map(solver_args)
+        map_ = self.map_for(solver_args)
         warm = None if warm_start is None or warm_start.batch != batch else warm_start.solution
         point = map_.solve(self.vectors(values, batch_shape), batch, warm)
         if point.failed is not None and (on_failure or self.on_failure) == "raise":
@@ -185,7 +185,8 @@ class Layer:
             certificate = Certificate(np.zeros(point.batch), np.ones(point.batch, bool), np.ones(point.batch))
         return certificate
 
-    def _map(self, solver_args: Mapping[str, Any] | None) -> SolutionMap:
+    def map_for(self, solver_args: Mapping[str, Any] | None) -> SolutionMap:
+        """The solution map with these settings over the layer's own; SettingsError for wrong ones."""
         if not solver_args:
             return self._maps[self.plan.solver]
         solver = choose(

@@ -95,8 +95,15 @@ class Differential:
 
     def operator(self, P: Array, A: Array, z: Array, s: Array, wx: Array, wz: Array, mu: float) -> tuple[Array, Array]:
         """(P w_x + A'w_z, D (A w_x + w_z) - w_z): the system whose right-hand side is (g_x, D g_z)."""
-        D = self.program.cone.derivative(z, s, self.A_times(A, wx) + wz, mu)
+        D = self.project(z, s, self.A_times(A, wx) + wz, mu)
         return self.P_times(P, wx) + self.A_transposed(A, wz), D - wz
+
+    def project(self, z: Array, s: Array, h: Array, mu: float) -> Array:
+        """D h, of the projection at z - s or, for mu > 0, of its smoothing."""
+        cone = self.program.cone
+        if mu:
+            z, s = cone.smooth(z, s, mu)
+        return cone.derivative(z, s, h, mu)
 
 
 def _times(values: Array, pattern: Pattern, v: Array) -> Array:

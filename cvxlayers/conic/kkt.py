@@ -25,6 +25,7 @@ from cvxlayers.sets import Nonnegative, Zero
 from cvxlayers.sets.nonnegative import SNAP
 
 RANK_TOLERANCE = 1e-11
+ROUNDING = 1e-10  # z and s that are both smaller, relative to the largest of their element, count as zero
 
 
 Null = dict[int, tuple[np.ndarray, np.ndarray]]
@@ -95,14 +96,25 @@ def spectrum(program: ConeProgram, z: np.ndarray, s: np.ndarray, mu: float = 0.0
             if isinstance(cone, Zero):
                 active[:, start : start + cone.size], inactive[:, start : start + cone.size] = True, False
         if (active | inactive).all():  # clear-cut: almost always
-            return Spectrum(active.astype(float), (), np.ones(len(z)), True)
-    lam, bases, margin = np.empty(z.shape), [], np.ones(len(z))
+            return Spectrum(active.astype(float), (), _distinct(program, z, s), True)
+    lam, bases, margin = np.empty(z.shape), [], _distinct(program, z, s)
     for start, count, cone, values, V, clear in program.cone.eigen_groups(z, s, mu):
         lam[:, start : start + count * cone.size] = values.reshape((len(z), count * cone.size))
         margin = np.minimum(margin, clear.reshape((len(z), count)).min(-1, initial=1.0))
         if V is not None:
             bases.append((start, cone.size, V))
     return Spectrum(lam, tuple(bases), margin)
+
+
+def _distinct(program: ConeProgram, z: np.ndarray, s: np.ndarray) -> np.ndarray:
+    """1 where of each nonnegative row z or s is more than the rounding of the largest, else 0; (B,)."""
+    margin = np.ones(len(z))
+    for cone, _, start in program.cone.groups:
+        if isinstance(cone, Nonnegative):
+            larger = np.maximum(z, s)
+            floor = ROUNDING * np.maximum(1.0, larger.max(-1))
+            margin[larger[:, start : start + cone.size].min(-1, initial=np.inf) <= floor] = 0.0
+    return margin
 
 
 class DenseKKT:

@@ -96,7 +96,7 @@ def _tangents(core: Layer, ndim: int, values, dvalues, x, z, s, status):
 
 def linear_solve(core: Layer, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]:
     """K [w_x; w_z] = [g_x; g_z] on the host, as a linear system that JAX can transpose and differentiate."""
-    d, cone, mu = core.ends.differential, core.form.program.cone, core.mu
+    d, mu = core.ends.differential, core.mu
 
     def host(*arrays):
         arrays = [np.asarray(a) for a in arrays]
@@ -124,7 +124,7 @@ def linear_solve(core: Layer, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]
     def _split(w):
         return w[..., : core.form.program.n], w[..., core.form.program.n :]
 
-    right = _join((gx, cone.derivative(z, s, gz, mu)))  # one vector: JAX transposes it as a whole
+    right = _join((gx, d.project(z, s, gz, mu)))  # one vector: JAX transposes it as a whole
     return _split(jax.lax.custom_linear_solve(system, right, forth, back))
 
 

@@ -105,6 +105,7 @@ class CvxpyLayer:
         arrays, dtype = _arrays(params, core.form.parameters)
         ndim = len(core.batch_shape([a.shape for a in arrays]))
         wide = tuple(_padded(a, len(p.shape), ndim) for a, p in zip(arrays, core.form.parameters, strict=True))
+        core.map_for(solver_args)  # refuses wrong settings here rather than in the callback
         settings = tuple(sorted((solver_args or {}).items()))
         x, z, _, status, residuals, iterations = conic(core, settings, warm_start, ndim, wide)
         outputs = compiled(core, recover)(ndim, wide, x, z) if wide else _constant_outputs(core, x, z)

@@ -242,11 +242,10 @@ def _primals(ctx: Any) -> list[torch.Tensor]:
 def _residual(call: Call, wx: torch.Tensor, wz: torch.Tensor) -> Callable:
     """The equations F(P, A, z, s, g) = 0 that w solves: P w_x + A'w_z - g_x and D (A w_x + w_z - g_z) - w_z."""
     d, mu = call.core.ends.differential, call.core.mu
-    cone = call.core.form.program.cone
 
     def residual(P, A, z, s, gx, gz):
         top = d.P_times(P, wx) + d.A_transposed(A, wz) - gx
-        return top, cone.derivative(z, s, d.A_times(A, wx) + wz - gz, mu) - wz
+        return top, d.project(z, s, d.A_times(A, wx) + wz - gz, mu) - wz
 
     return residual
 
