@@ -4,8 +4,13 @@
 solves one without a framework, derivatives on request.
 """
 
+from typing import TYPE_CHECKING
+
 from cvxlayers.errors import CvxlayersError, ProblemError, SettingsError, ShapeError, SolverError
 from cvxlayers.status import Status
+
+if TYPE_CHECKING:
+    from cvxlayers.one_off import solve
 
 __version__ = "0.1.0"
 

@@ -29,10 +29,16 @@ class Status(IntEnum):
 
 _ADVICE = {
     Status.SOLVED: "solved to the tolerance asked for",
-    Status.INACCURATE: "a solution was found, but not to the tolerance: loosen tol, scale the problem, or try another solver",
+    Status.INACCURATE: (
+        "a solution was found, but not to the tolerance: loosen tol, scale the problem, or try another solver"
+    ),
     Status.INFEASIBLE: "no point satisfies the constraints: relax them, or check the sign and scale of the parameters",
     Status.UNBOUNDED: "the objective decreases without end: add a bound or a regularizer",
-    Status.MAX_ITERATIONS: "the iteration or time limit was reached: raise max_iter, scale the problem, or try another solver",
+    Status.MAX_ITERATIONS: (
+        "the iteration or time limit was reached: raise max_iter, scale the problem, or try another solver"
+    ),
     Status.NUMERICAL_ERROR: "the solver broke down: scale the problem, or try another solver",
-    Status.INVALID_INPUT: "a parameter holds NaN or infinity, or leaves its declared domain: check the inputs of this element",
+    Status.INVALID_INPUT: (
+        "a parameter holds NaN or infinity, or leaves its declared domain: check the inputs of this element"
+    ),
 }

@@ -39,7 +39,8 @@ def add_at(values: Array, index: np.ndarray, size: int) -> Array:
 
         return jnp.zeros((*values.shape[:-1], size), values.dtype).at[..., index].add(values)
     out = np.zeros((*values.shape[:-1], size), values.dtype)
-    np.add.at(out, (..., index), values)
+    # NumPy's stubs want integers as indices; it takes whatever out[...] takes.
+    np.add.at(out, (..., index), values)  # pyright: ignore[reportArgumentType]
     return out
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+
+Sparse = Any  # a sparse array of SciPy, which has no type hints
 
 
 class AffineMap:
@@ -22,7 +25,7 @@ class AffineMap:
     of a parametrized program is: a parameter entry is copied to one or two data entries.
     """
 
-    def __init__(self, constant: np.ndarray, blocks: Mapping[int, sp.spmatrix | sp.sparray]) -> None:
+    def __init__(self, constant: np.ndarray, blocks: Mapping[int, Sparse]) -> None:
         self.constant = np.asarray(constant, dtype=np.float64)
         self.blocks = {i: _Block(matrix) for i, matrix in blocks.items() if matrix.nnz}
         self._starts_at_zero = not self.constant.any()
@@ -36,17 +39,18 @@ class AffineMap:
 
         The result may be a view of an input or of the constant: it is not to be written on.
         """
-        out = None if self._starts_at_zero and self.blocks else self.constant
+        out = None if self._starts_at_zero else self.constant
         for i, block in self.blocks.items():
             out = block.add_to(out, vectors[i])
-        return out
+        return self.constant if out is None else out
 
     def linear(self, vectors: Sequence[np.ndarray | None]) -> np.ndarray | None:
         """The linear part alone, for tangents; None stands for a zero tangent, and comes back for a zero result."""
         out = None
         for i, block in self.blocks.items():
-            if vectors[i] is not None:
-                out = block.add_to(out, vectors[i])
+            vector = vectors[i]
+            if vector is not None:
+                out = block.add_to(out, vector)
         return out
 
     def transpose(self, i: int, cotangent: np.ndarray) -> np.ndarray | None:
@@ -58,15 +62,16 @@ class AffineMap:
 class _Block:
     """One sparse matrix, applied to vectors (size,) and batches (B, size)."""
 
-    def __init__(self, matrix) -> None:
+    def __init__(self, matrix: Sparse) -> None:
         matrix = sp.csr_array(matrix)
         matrix.sum_duplicates()
         matrix.eliminate_zeros()
-        self.matrix = matrix
+        self.matrix: Sparse = matrix
+        self.size, self.input_size = map(int, matrix.shape)
         counts = np.diff(matrix.indptr)
         self.gathers = bool(counts.size) and counts.max() == 1
         if self.gathers:
-            self.covers = len(matrix.indices) == matrix.shape[0]
+            self.covers = len(matrix.indices) == self.size
             self.rows = as_slice(np.flatnonzero(counts))
             self.source = as_slice(matrix.indices)
             self.scale = None if np.all(matrix.data == 1.0) else matrix.data
@@ -82,13 +87,15 @@ class _Block:
             values = values * self.scale
         if self.covers:
             return values if out is None else out + values
-        shape = (*values.shape[:-1], self.matrix.shape[0])
+        shape = (*values.shape[:-1], self.size)
         if out is None:
             total = np.zeros(shape)
             total[..., self.rows] = values
-        else:
-            total = out.copy() if out.shape == shape else np.array(np.broadcast_to(out, np.broadcast_shapes(out.shape, shape)))
-            total[..., self.rows] += values
+            return total
+        if out.shape != shape:
+            out = np.broadcast_to(out, np.broadcast_shapes(out.shape, shape))
+        total = np.array(out)
+        total[..., self.rows] += values
         return total
 
     def transpose(self, cotangent: np.ndarray) -> np.ndarray:
@@ -97,9 +104,9 @@ class _Block:
         values = cotangent[..., self.rows]
         if self.scale is not None:
             values = values * self.scale
-        if values.shape[-1] == self.matrix.shape[1] and isinstance(self.source, slice):
+        if values.shape[-1] == self.input_size and isinstance(self.source, slice):
             return values
-        out = np.zeros((*cotangent.shape[:-1], self.matrix.shape[1]))
+        out = np.zeros((*cotangent.shape[:-1], self.input_size))
         out[..., self.source] = values
         return out
 
@@ -115,7 +122,7 @@ class Lift:
     r: AffineMap
 
 
-def sparse_times(matrix: sp.sparray, vector: np.ndarray) -> np.ndarray:
+def sparse_times(matrix: Sparse, vector: np.ndarray) -> np.ndarray:
     """matrix @ vector for (size,) or (*batch, size)."""
     if vector.ndim == 1:
         return matrix @ vector
