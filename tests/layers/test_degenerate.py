@@ -141,6 +141,26 @@ def test_two_equal_bounds_are_a_kink():
     assert result.certificate.degenerate.all()
 
 
+@pytest.mark.parametrize("solver", [None, "CLARABEL"])
+@pytest.mark.parametrize("seed", range(4))
+def test_three_lines_through_one_point(solver, seed):
+    """More active constraints than variables: which of them holds the point is not determined, and it is said so."""
+    rng = np.random.default_rng(seed)
+    G, at, z = rng.normal(size=(3, 2)), rng.normal(size=2), rng.uniform(1, 2, 3)
+    x, p, h = cp.Variable(2), cp.Parameter(2), cp.Parameter(3)
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [G @ x <= h]), [p, h], [x], solver=solver)
+    bound = torch.from_numpy(G @ at).requires_grad_()
+    result = layer.solve(at + G.T @ z / 2, bound)
+    close(result.variables[0].detach(), at, 1e-6)
+    weight = np.array([1.0, -2.0])
+    (result.variables[0] @ torch.from_numpy(weight)).backward()
+    assert result.certificate.degenerate.all()
+    # Any answer moves with the lines when all of them move; the one of minimum norm is the shortest such.
+    close(bound.grad.numpy() @ G, weight, 1e-5)
+    if solver == "CLARABEL":
+        close(bound.grad, np.linalg.pinv(G.T) @ weight, 1e-5)
+
+
 def test_redundant_equalities():
     x, p, b = cp.Variable(3), cp.Parameter(3), cp.Parameter()
     equalities = [cp.sum(x) == b, 2 * cp.sum(x) == 2 * b]
