@@ -18,9 +18,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import lapack
+
+# SciPy makes these names when it is imported.
+from scipy.linalg.lapack import (  # pyright: ignore[reportAttributeAccessIssue]
+    dsytrf,
+    dsytrf_lwork,
+    dsytrs,
+)
 
 from cvxlayers.conic.program import ConeProgram, DenseData
+from cvxlayers.pool import available_cpus, run
 from cvxlayers.sets import Nonnegative, Zero
 from cvxlayers.sets.nonnegative import SNAP
 
@@ -75,16 +82,16 @@ class Spectrum:
             v[..., start:stop] = part.reshape(*v.shape[:-1], -1)
         return v
 
-    def rotate_rows(self, A: np.ndarray) -> np.ndarray:
-        """V'A for (m, n) or (B, m, n)."""
+    def rotate_rows(self, A: np.ndarray, start: int, stop: int) -> np.ndarray:
+        """V'A for the elements in start : stop, whose A is (m, n) or (stop - start, m, n)."""
         if not self.bases:
             return A
-        out = np.array(np.broadcast_to(A, (len(self.lam), *A.shape[-2:])))
-        for start, size, V in self.bases:
+        out = np.array(np.broadcast_to(A, (stop - start, *A.shape[-2:])))
+        for first, size, V in self.bases:
             count = V.shape[-3]
-            rows = A[..., start : start + count * size, :].reshape(*A.shape[:-2], count, size, A.shape[-1])
-            rotated = np.matmul(V.swapaxes(-1, -2), rows)
-            out[:, start : start + count * size] = rotated.reshape((*rotated.shape[:-3], count * size, A.shape[-1]))
+            rows = A[..., first : first + count * size, :].reshape((*A.shape[:-2], count, size, A.shape[-1]))
+            rotated = np.matmul(V[start:stop].swapaxes(-1, -2), rows)
+            out[:, first : first + count * size] = rotated.reshape((stop - start, count * size, A.shape[-1]))
         return out
 
 
@@ -128,22 +135,32 @@ class DenseKKT:
         self.order = None if k == m else np.argsort(-lam, axis=-1, kind="stable")[:, :k]
         self.lam = lam if self.order is None else np.take_along_axis(lam, self.order, -1)
         self.root = np.sqrt(self.lam)
-        rotated = spectrum.rotate_rows(data.A)
+        self.W = np.empty((B, k, n))
+        self.factors: list = [None] * B
+        rotation = 2.0 * m * n * max((V.shape[-1] for _, _, V in spectrum.bases), default=0)
+        seconds = 1e-5 + ((n + k) ** 3 / 3.0 + rotation) / 3e9
+        run(lambda: self._factor, B, available_cpus(), grain=max(1, int(2e-4 / seconds)))
+
+    def _factor(self, start: int, stop: int) -> None:
+        """Assemble and factor the elements of one piece of the batch."""
+        data, n, k = self.data, self.n, self.W.shape[1]
+        rotated = self.spectrum.rotate_rows(data.A if data.A.ndim == 2 else data.A[start:stop], start, stop)
         if self.order is None:
-            W = rotated * self.root[..., None]
+            W = rotated
         elif rotated.ndim == 2:
-            W = rotated[self.order] * self.root[..., None]
+            W = rotated[self.order[start:stop]]
         else:
-            W = rotated[np.arange(B)[:, None], self.order] * self.root[..., None]
-        self.W = W
-        K = np.zeros((B, n + k, n + k))
-        K[:, :n, :n] = data.P
-        K[:, n:, :n] = W
+            W = rotated[np.arange(stop - start)[:, None], self.order[start:stop]]
+        np.multiply(W, self.root[start:stop, :, None], out=self.W[start:stop])
+        K = np.zeros((stop - start, n + k, n + k))
+        K[:, :n, :n] = data.P if data.P.ndim == 2 else data.P[start:stop]
+        K[:, n:, :n] = self.W[start:stop]
         diagonal = np.arange(n, n + k)
-        K[:, diagonal, diagonal] = self.lam - 1.0
+        K[:, diagonal, diagonal] = self.lam[start:stop] - 1.0
         work = int(lapack.dsytrf_lwork(n + k)[0]) if n + k else 1
-        # dsytrf reads the upper triangle of the Fortran view, which is the lower triangle filled above
-        self.factors = [lapack.dsytrf(K[i].T, lwork=work, overwrite_a=True)[:2] for i in range(B)] if n + k else []
+        for i in range(start, stop if n + k else start):
+            # dsytrf reads the upper triangle of the Fortran view, which is the lower triangle filled above
+            self.factors[i] = lapack.dsytrf(K[i - start].T, lwork=work, overwrite_a=True)[:2]
 
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """K [w_x; w_z] = [g_x; g_z] for (*, B, n) and (*, B, m), the leading axes being several right-hand sides.
@@ -155,16 +172,16 @@ class DenseKKT:
         rhs = np.concatenate([gx, h], axis=-1)
         stacked = rhs.reshape((int(np.prod(rhs.shape[:-2], dtype=int)), B, rhs.shape[-1]))
         w = np.empty_like(stacked)
-        for i, (ldu, pivots) in enumerate(self.factors):
+        for i, (ldu, pivots) in enumerate(self.factors if w.shape[-1] else []):
             w[:, i] = lapack.dsytrs(ldu, pivots, stacked[:, i].T)[0].T
         with np.errstate(invalid="ignore", over="ignore"):  # a singular factor gives infinities, dealt with below
             residual, scale = self._residual(stacked, w)
         null = {}
         doubtful = ~(residual <= 1e-9 * scale) | ~(np.abs(w).max((0, 2), initial=0) <= 1e8 * scale)
-        for i in np.flatnonzero(doubtful):
+        for i in np.flatnonzero(doubtful).tolist():
             w[:, i], kernel = self._minimum_norm(i, stacked[:, i])
             if len(kernel):
-                null[int(i)] = kernel
+                null[i] = kernel
         if doubtful.any():
             residual, scale = self._residual(stacked, w)
         wx, wz = self._split(w.reshape(rhs.shape))
