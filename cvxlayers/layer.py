@@ -6,7 +6,7 @@ The adapters for PyTorch and JAX, and `cvxlayers.solve`, hand it NumPy arrays an
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ from cvxlayers.canonical.form import AffineSolverAffine, Output
 from cvxlayers.conic.affine import AffineMap
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.conic.kkt import Certificate
-from cvxlayers.errors import SettingsError, ShapeError, SolverError
+from cvxlayers.errors import ProblemError, SettingsError, ShapeError, SolverError
 from cvxlayers.lift_recover import LiftRecover
 from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap
 from cvxlayers.solvers.choice import Plan, choose
@@ -92,7 +92,17 @@ class Layer:
         from cvxlayers.canonical import build
 
         quadratic = takes_quadratics(solver, solver_args or {})
-        form = build(problem, parameters, variables, gp=gp, quadratic=quadratic)
+        try:
+            form = build(problem, parameters, variables, gp=gp, quadratic=quadratic)
+        except ProblemError as error:
+            if quadratic:
+                raise
+            build(problem, parameters, variables, gp=gp)  # where the problem itself is at fault, this says so
+            raise SettingsError(
+                f"solver {solver} lacks quadratic objectives, and the objective '{problem.objective.expr}' cannot be "
+                "written without one: take another solver (solver=None chooses), or sum_squares(P_sqrt @ x) in place of "
+                "quad_form(x, P)."
+            ) from error
         return cls(form, solver=solver, solver_args=solver_args, **options)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -264,7 +274,7 @@ class Layer:
         return LiftRecover(self.form)
 
     def linear_solve(self, P, A, z, s, gx, gz, point: Point | None) -> tuple[np.ndarray, np.ndarray]:
-        """The system of the derivative at (P, A, z, s), for right-hand sides (*extra, *batch, n) and (*extra, *batch, m).
+        """The system of the derivative at (P, A, z, s), for right-hand sides (*extra, *batch, n), (*extra, *batch, m).
 
         P and A hold the values of the full program, (*lead, nnz) with a lead that broadcasts to the batch of z. With a
         ``point``, z is its solution, and the factors kept there are used.
@@ -315,6 +325,8 @@ class _Reader:
 
     output: Output
     reduction: Direct | Elimination
+    reduced: AffineMap | None = field(init=False)
+    size: int = field(init=False)
 
     def __post_init__(self) -> None:
         reduced = None

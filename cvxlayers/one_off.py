@@ -155,7 +155,7 @@ def solve(
         tuple(layer.outputs(point, shape)),
         layer.objective(point).reshape(shape),
         np.asarray(point.solution.status).reshape(shape),
-        point.solution.residuals.reshape((*shape, 3)),
+        point.residuals.reshape((*shape, 3)),
         np.asarray(point.solution.iterations).reshape(shape),
         tuple(output.name for output in layer.form.outputs),
         session.certify,

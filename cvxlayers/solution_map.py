@@ -16,8 +16,8 @@ from cvxlayers.conic.adjoint import Adjoint
 from cvxlayers.conic.affine import Lift
 from cvxlayers.conic.elimination import Blocks, Elimination
 from cvxlayers.conic.kkt import Certificate, DenseKKT, Null, spectrum
-from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.polyhedral_kkt import PolyhedralKKT
+from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.sparse_kkt import SparseKKT, SparseSystem
 from cvxlayers.solvers.solver import Solver
 from cvxlayers.status import Status
@@ -92,8 +92,17 @@ class Point:
     @property
     def at_zero(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """x, z and s with zeros where an element failed: what derivatives are written with."""
-        xzs = (self.x, self.z, self.s)
-        return xzs if self.failed is None else tuple(np.where(self.failed[:, None], 0.0, v) for v in xzs)
+        x, z, s = self.x, self.z, self.s
+        if self.failed is not None:
+            x, z, s = (np.where(self.failed[:, None], 0.0, v) for v in (x, z, s))
+        return x, z, s
+
+    @property
+    def residuals(self) -> np.ndarray:
+        """Relative primal, dual and gap residuals, (batch, 3)."""
+        residuals = self.solution.residuals
+        assert residuals is not None  # every solver's result has been judged
+        return residuals
 
     @cached_property
     def value(self) -> np.ndarray:

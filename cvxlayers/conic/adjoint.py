@@ -134,4 +134,5 @@ def _transposed(map_, p: int, cotangent: np.ndarray, shared: bool) -> np.ndarray
 
 def _indicator(pattern: Pattern, axis: int) -> sp.csr_array:
     index = pattern.cols if axis else pattern.rows
-    return sp.csr_array((np.ones(pattern.nnz), (index, np.arange(pattern.nnz))), shape=(pattern.shape[axis], pattern.nnz))
+    shape = (pattern.shape[axis], pattern.nnz)
+    return sp.csr_array((np.ones(pattern.nnz), (index, np.arange(pattern.nnz))), shape=shape)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from cvxlayers.conic.affine import AffineMap, Lift, as_slice
+from cvxlayers.conic.affine import AffineMap, Lift, Sparse, as_slice
 from cvxlayers.conic.matrix_map import MatrixMap
 from cvxlayers.conic.program import ConeProgram, DenseData, Pattern
 from cvxlayers.sets import Product, Zero
@@ -36,11 +36,11 @@ class Blocks:
     qt: np.ndarray | None = None
     At: np.ndarray | None = None
 
-    def apply_Ptt(self, t: np.ndarray) -> np.ndarray | float:
+    def apply_Ptt(self, t: np.ndarray) -> np.ndarray:
         """Ptt t, for t (k,) or (B, k)."""
         if self.dtt is not None:
             return self.dtt * t
-        return 0.0 if self.Ptt is None else _times(self.Ptt, t)
+        return np.zeros_like(t) if self.Ptt is None else _times(self.Ptt, t)
 
 
 class Elimination:
@@ -104,8 +104,9 @@ class Elimination:
             if Pyt is not None:
                 PytM = Pyt @ M
                 P = P - PytM - PytM.swapaxes(-1, -2)
-            if Ptt is not None or dtt is not None:
-                product = Mt @ (dtt[..., None] * M if Ptt is None else Ptt @ M)
+            PttM = Ptt @ M if Ptt is not None else dtt[..., None] * M if dtt is not None else None
+            if PttM is not None:
+                product = Mt @ PttM
                 P = product if self._Pyy.is_zero else P + product
             if qt is not None:
                 q = q - _times(Mt, qt)
@@ -185,7 +186,7 @@ def _choose(full: ConeProgram, lift: Lift, auxiliary: np.ndarray) -> tuple[np.nd
     constant = lift.A.constant != 0
     for block in lift.A.blocks.values():
         constant &= np.diff(block.matrix.indptr) == 0
-    pattern = sp.csr_array((np.arange(full.A.nnz), (full.A.rows, full.A.cols)), shape=full.A.shape)
+    pattern: Sparse = sp.csr_array((np.arange(full.A.nnz), (full.A.rows, full.A.cols)), shape=full.A.shape)
     role = np.zeros(full.n, dtype=np.int8)  # 1: substituted, 2: in a defining row, so to be kept
     defining, gone, pivots = [], [], []
     for i in range(zeros):
@@ -222,11 +223,11 @@ def _structure(block: MatrixMap) -> sp.csr_array:
     return sp.csr_array((np.ones(len(at)), np.divmod(at, max(block.shape[1], 1))), shape=block.shape)
 
 
-def _pattern(matrix: sp.sparray) -> Pattern:
-    matrix = sp.csc_array(matrix)
-    matrix.sort_indices()
-    cols = np.repeat(np.arange(matrix.shape[1]), np.diff(matrix.indptr))
-    return Pattern(matrix.shape, matrix.indices.astype(np.int64), cols)
+def _pattern(matrix: Sparse) -> Pattern:
+    csc: Sparse = sp.csc_array(matrix)
+    csc.sort_indices()
+    cols = np.repeat(np.arange(csc.shape[1]), np.diff(csc.indptr))
+    return Pattern(csc.shape, csc.indices.astype(np.int64), cols)
 
 
 def _times(matrix: np.ndarray, vector: np.ndarray) -> np.ndarray:

@@ -79,10 +79,10 @@ class OuterPullback:
             if symmetric:
                 value = value * np.where(rows == cols, 1.0, 2.0)
             order = np.argsort(source, kind="stable")
-            self.inputs[p] = _Input(rows[order], cols[order], source[order], value[order], block.matrix.shape[1])
+            self.inputs[p] = _Input(rows[order], cols[order], source[order], value[order], block.input_size)
 
     def __call__(self, p: int, left: np.ndarray, right: np.ndarray, shared: bool) -> np.ndarray | None:
-        """left (*, B, R, rows), right (*, B, R, cols) to (*, B, size of p), or (*, size) summed over B if ``shared``."""
+        """left (*, B, R, rows), right (*, B, R, cols) to (*, B, size of p); (*, size), summed, if ``shared``."""
         part = self.inputs.get(p)
         return None if part is None else part(left, right, shared)
 

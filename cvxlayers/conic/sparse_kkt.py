@@ -14,6 +14,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.sparse as sp
 
+from cvxlayers.conic.affine import Sparse
 from cvxlayers.conic.kkt import Null, Spectrum
 from cvxlayers.conic.program import ConeData, ConeProgram
 from cvxlayers.pool import available_cpus, run
@@ -32,7 +33,7 @@ class SparseSystem:
         """``bases`` lists (start, size of one cone, count) of the cones whose rows are rotated."""
         n, m = program.n, program.m
         self.program = program
-        A = sp.csr_array((np.arange(program.A.nnz), (program.A.rows, program.A.cols)), shape=program.A.shape)
+        A: Sparse = sp.csr_array((np.arange(program.A.nnz), (program.A.rows, program.A.cols)), shape=program.A.shape)
         rotated = np.zeros(m, bool)
         # A rotated entry is a sum of products: entry (row, column) takes V[j, row] A[j, column] over the cone's rows j.
         entry, factor, rows, cols = [], [], [], []
@@ -65,7 +66,7 @@ class SparseSystem:
         self._sum = sp.csr_array((np.ones(len(key)), (position, np.arange(len(key)))), shape=(self.nnz, len(key)))
         self._indptr = np.searchsorted(self.cols, np.arange(self.size + 1)).astype(np.int32)
         off = np.flatnonzero(self.rows != self.cols)
-        full = sp.csr_array(
+        full: Sparse = sp.csr_array(
             (
                 np.concatenate([np.arange(self.nnz), off]),
                 (np.concatenate([self.rows, self.cols[off]]), np.concatenate([self.cols, self.rows[off]])),

@@ -15,12 +15,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from cvxlayers.layer import Layer, failure
 from cvxlayers.status import Status
 
 # JAX 0.4.34 named the ways to vmap a callback; a callback that broadcasts its inputs itself works with both spellings.
-_VMAP = (
+_VMAP: dict[str, Any] = (
     {"vmap_method": "expand_dims"}
     if "vmap_method" in inspect.signature(jax.pure_callback).parameters
     else {"vectorized": True}
@@ -29,7 +30,7 @@ _VMAP = (
 
 def work_dtype():
     """The widest real dtype that JAX offers as configured."""
-    return jnp.float64 if jax.config.jax_enable_x64 else jnp.float32
+    return jax.dtypes.canonicalize_dtype(np.float64)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
@@ -48,13 +49,11 @@ def conic(core: Layer, settings: tuple, warm_start: bool, ndim: int, values: tup
         point = core.solve(arrays, shape, solver_args=dict(settings), warm_start=start, on_failure="nan")
         core.recent = point
         solution = point.solution
-        out = (*point.at_zero, solution.status, solution.residuals, solution.iterations)
-        return tuple(
-            np.asarray(v, s.dtype).reshape((*shape, *v.shape[1:])) for v, s in zip(out, shapes, strict=True)
-        )
+        out = (*point.at_zero, solution.status, point.residuals, solution.iterations)
+        return tuple(np.asarray(v, s.dtype).reshape((*shape, *v.shape[1:])) for v, s in zip(out, shapes, strict=True))
 
     out = jax.pure_callback(host, tuple(shapes), *values, **_VMAP)
-    if core.on_failure == "raise" and not isinstance(out[3], jax.core.Tracer) and (out[3] > Status.INACCURATE).any():
+    if core.on_failure == "raise" and not isinstance(out[3], Tracer) and (out[3] > Status.INACCURATE).any():
         raise failure(np.asarray(out[3]))
     return out
 

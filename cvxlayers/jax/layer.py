@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from cvxlayers.canonical.form import Parameter
+from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import ShapeError
 from cvxlayers.jax.functions import compiled, conic, recover, work_dtype
-from cvxlayers.conic.kkt import Certificate
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
 from cvxlayers.solution_map import Point
@@ -111,6 +112,9 @@ class CvxpyLayer:
         outputs = compiled(core, recover)(ndim, wide, x, z) if wide else _constant_outputs(core, x, z)
         failed = status > 1
         outputs = tuple(_masked(o, failed, dtype) for o in outputs)
+        certify = None
+        if core.recent is not None and not isinstance(status, Tracer):
+            certify = partial(_certify, core, core.recent, status.shape, arrays)
         return Result(
             outputs[:-1],
             outputs[-1],
@@ -118,7 +122,7 @@ class CvxpyLayer:
             residuals,
             iterations,
             tuple(output.name for output in core.form.outputs),
-            None if isinstance(status, jax.core.Tracer) else partial(_certify, core, core.recent, status.shape, arrays),
+            certify,
         )
 
     def plan(self):

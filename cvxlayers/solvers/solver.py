@@ -166,6 +166,12 @@ class Prepared(ABC):
         judged = self._judge(data, solution, self.solver.tol)
         return judged if absent is None else restore(judged, absent)
 
+    def adjoint(
+        self, solution: Any, gx: np.ndarray, gz: np.ndarray, gs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Gradients for q, A and b by the solver's own derivative, where ``capabilities.derivative`` promises one."""
+        raise NotImplementedError(f"{self.solver.name} has no derivative of its own.")
+
     def _blank(self, batch: int) -> ConicSolution:
         n, m = self.program.n, self.program.m
         status, iterations = np.zeros(batch, dtype=np.int64), np.zeros(batch, dtype=np.int64)

@@ -62,9 +62,7 @@ class Call:
         kept = self.point.at_zero[1]
         return self.point if np.array_equal(kept.ravel(), z.ravel()) else None
 
-    def pull(
-        self, cotangents: Sequence[torch.Tensor | None], wanted: Sequence[int]
-    ) -> dict[int, np.ndarray]:
+    def pull(self, cotangents: Sequence[torch.Tensor | None], wanted: Sequence[int]) -> dict[int, np.ndarray]:
         """Gradients of the parameters in ``wanted``, in NumPy."""
         outputs = [None if g is None else _numpy(g) for g in cotangents]
         value = outputs.pop() if self.objective else None
@@ -190,7 +188,7 @@ class _LinearSolve(Function):
     @staticmethod
     def forward(call: Call, P, A, z, s, gx, gz):
         arrays = [_numpy(t) for t in (P, A, z, s, gx, gz)]
-        wx, wz = call.core.linear_solve(*arrays, call.point_at(arrays[2]))
+        wx, wz = call.core.linear_solve(*arrays, point=call.point_at(arrays[2]))
         return torch.from_numpy(wx).to(gx.device), torch.from_numpy(wz).to(gx.device)
 
     @staticmethod
@@ -205,7 +203,7 @@ class _LinearSolve(Function):
         P, A, z, s, gx, gz, wx, wz = ctx.saved_tensors
         ux, uz = _LinearSolve.apply(call, P, A, z, s, cx, cz)
         residual = _residual(call, wx, wz)
-        _, back = vjp(residual, P, A, z, s, gx, gz)
+        _, back = _vjp(residual, P, A, z, s, gx, gz)
         d = call.core.ends.differential
         return (None, *back((-ux, -(uz + d.A_times(A, ux) - cz))))
 
@@ -266,8 +264,8 @@ def _pull(call: Call, tensors: Sequence[torch.Tensor], cotangents: Sequence[torc
     """Gradients of the parameters by tensor operations, for a function of the conic data, x and z."""
     ends, ndim = call.core.ends, _batch_ndim(call, tensors)
     x, z, s, kept = _Conic.apply(call, *tensors)
-    data, lift_back = vjp(lambda t: ends.lift(t, ndim), tuple(_wide(t) for t in tensors))
-    values, back = vjp(lambda data, x, z: outputs(call, data, x, z), data, x, z)
+    data, lift_back = _vjp(lambda t: ends.lift(t, ndim), tuple(_wide(t) for t in tensors))
+    values, back = _vjp(lambda data, x, z: outputs(call, data, x, z), data, x, z)
     filled = tuple(torch.zeros_like(v) if g is None else g for g, v in zip(cotangents, values, strict=True))
     direct, gx, gz = back(filled)
     wx, wz = _LinearSolve.apply(call, *data[:3:2], z, s, torch.where(kept, gx, 0.0), torch.where(kept, gz, 0.0))
@@ -296,10 +294,16 @@ def _batch_ndim(call: Call, tensors: Sequence[torch.Tensor]) -> int:
 
 def _forward_mode(function: Callable, primals: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor | None]):
     """jvp as the transpose of a vjp: forward mode does not nest in forward mode."""
-    values, back = vjp(function, *primals)
-    _, forth = vjp(back, tuple(torch.zeros_like(v) for v in values))
+    values, back = _vjp(function, *primals)
+    _, forth = _vjp(back, tuple(torch.zeros_like(v) for v in values))
     given = tuple(torch.zeros_like(p) if t is None else t for t, p in zip(tangents, primals, strict=True))
     return forth(given)[0]
+
+
+def _vjp(function: Callable, *primals: Any) -> tuple[Any, Callable]:
+    """The values and the pullback: `torch.func.vjp` without auxiliary outputs, which its type leaves open."""
+    values, back, *_ = vjp(function, *primals)
+    return values, back
 
 
 def _wide(t: torch.Tensor) -> torch.Tensor:
@@ -326,7 +330,9 @@ def _batch_first(call: Call, tensors: Sequence[torch.Tensor], dims: Sequence[int
 
 
 def _gradient(grad: np.ndarray | None, like: torch.Tensor) -> torch.Tensor | None:
-    return None if grad is None else torch.from_numpy(np.asarray(grad, order="C")).to(device=like.device, dtype=like.dtype)
+    if grad is None:
+        return None
+    return torch.from_numpy(np.asarray(grad, order="C")).to(device=like.device, dtype=like.dtype)
 
 
 def _numpy(t: torch.Tensor) -> np.ndarray:

@@ -128,7 +128,7 @@ class CvxpyLayer(torch.nn.Module):
             outputs[:-1],
             outputs[-1],
             torch.from_numpy(np.asarray(solution.status).reshape(shape)).to(device),
-            torch.from_numpy(solution.residuals.reshape((*shape, 3))).to(device),
+            torch.from_numpy(call.point.residuals.reshape((*shape, 3))).to(device),
             torch.from_numpy(np.asarray(solution.iterations).reshape(shape)).to(device),
             tuple(output.name for output in self.core.form.outputs),
             call.certify,
