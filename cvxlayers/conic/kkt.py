@@ -18,20 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-
-# SciPy makes these names when it is imported.
-from scipy.linalg.lapack import (  # pyright: ignore[reportAttributeAccessIssue]
-    dsytrf,
-    dsytrf_lwork,
-    dsytrs,
-)
+from scipy.linalg import lapack
 
 from cvxlayers.conic.program import ConeProgram, DenseData
 from cvxlayers.pool import available_cpus, run
 from cvxlayers.sets import Nonnegative, Zero
 from cvxlayers.sets.nonnegative import SNAP
 
-RANK_TOLERANCE = 1e-11
+RANK_TOLERANCE = 1e-11  # eigenvalues of the equilibrated system below this, relative to the largest, count as zero
+DOUBTFUL = 1e9  # estimate of the condition number above which the rank is looked at
 ROUNDING = 1e-10  # z and s that are both smaller, relative to the largest of their element, count as zero
 
 
@@ -135,7 +130,7 @@ class DenseKKT:
         self.order = None if k == m else np.argsort(-lam, axis=-1, kind="stable")[:, :k]
         self.lam = lam if self.order is None else np.take_along_axis(lam, self.order, -1)
         self.root = np.sqrt(self.lam)
-        self.W = np.empty((B, k, n))
+        self.W, self.size = np.empty((B, k, n)), np.empty(B)
         self.factors: list = [None] * B
         rotation = 2.0 * m * n * max((V.shape[-1] for _, _, V in spectrum.bases), default=0)
         seconds = 1e-5 + ((n + k) ** 3 / 3.0 + rotation) / 3e9
@@ -157,6 +152,7 @@ class DenseKKT:
         K[:, n:, :n] = self.W[start:stop]
         diagonal = np.arange(n, n + k)
         K[:, diagonal, diagonal] = self.lam[start:stop] - 1.0
+        self.size[start:stop] = np.abs(K).max((1, 2), initial=0.0)
         work = int(lapack.dsytrf_lwork(n + k)[0]) if n + k else 1
         for i in range(start, stop if n + k else start):
             # dsytrf reads the upper triangle of the Fortran view, which is the lower triangle filled above
@@ -171,13 +167,18 @@ class DenseKKT:
         h = self._compress(self.spectrum.rotate(gz)) * self.root
         rhs = np.concatenate([gx, h], axis=-1)
         stacked = rhs.reshape((int(np.prod(rhs.shape[:-2], dtype=int)), B, rhs.shape[-1]))
-        w = np.empty_like(stacked)
+        w, probe = np.empty_like(stacked), np.zeros(B)
+        several = np.empty((len(stacked) + 1, stacked.shape[-1]))
+        several[-1] = np.random.default_rng(0).choice([-1.0, 1.0], stacked.shape[-1])
         for i, (ldu, pivots) in enumerate(self.factors if w.shape[-1] else []):
-            w[:, i] = lapack.dsytrs(ldu, pivots, stacked[:, i].T)[0].T
+            several[:-1] = stacked[:, i]
+            solved = lapack.dsytrs(ldu, pivots, several.T)[0].T
+            w[:, i], probe[i] = solved[:-1], np.abs(solved[-1]).max()
         with np.errstate(invalid="ignore", over="ignore"):  # a singular factor gives infinities, dealt with below
             residual, scale = self._residual(stacked, w)
+            # The right-hand side may hide a null vector; a random one does not.
+            doubtful = ~(residual <= 1e-9 * scale) | ~(probe * self.size <= DOUBTFUL)
         null = {}
-        doubtful = ~(residual <= 1e-9 * scale) | ~(np.abs(w).max((0, 2), initial=0) <= 1e8 * scale)
         for i in np.flatnonzero(doubtful).tolist():
             w[:, i], kernel = self._minimum_norm(i, stacked[:, i])
             if len(kernel):
@@ -226,7 +227,13 @@ class DenseKKT:
         K = np.block([[P, self.W[i].T], [self.W[i], np.diag(self.lam[i] - 1.0)]])
         if not np.isfinite(K).all():
             return np.full_like(rhs, np.nan), np.zeros((0, len(K)))
-        values, vectors = np.linalg.eigh(K)
+        scale = np.ones(len(K))
+        for _ in range(3):
+            largest = np.abs(K * scale * scale[:, None]).max(0)
+            scale /= np.sqrt(np.where(largest > 0, largest, 1.0))
+        values, vectors = np.linalg.eigh(K * scale * scale[:, None])
         kept = np.abs(values) > RANK_TOLERANCE * np.abs(values).max(initial=0.0)
         inverse = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
-        return (rhs @ vectors * inverse) @ vectors.T, vectors[:, ~kept].T
+        w = (rhs * scale @ vectors * inverse) @ vectors.T * scale
+        kernel, _ = np.linalg.qr(vectors[:, ~kept] * scale[:, None])
+        return w - w @ kernel @ kernel.T, kernel.T
