@@ -136,7 +136,7 @@ def _append(j, count, curvature, W, K, p, state):
 
 @apart
 def _drop(leaving, count, W, K, u, state):
-    """Member ``leaving`` of the working set goes; rotations leave its column of K with one entry, in the row that goes."""
+    """Member ``leaving`` of the working set goes; rotations leave its column of K one entry, in the row that goes."""
     state[W[leaving]] = _FREE
     for k in range(leaving, count - 1):
         W[k], u[k] = W[k + 1], u[k + 1]
@@ -182,14 +182,14 @@ def _multipliers(count, equalities, slack, W, K, h, r, u, every, state):
 
 
 @inner
-def _violated(equalities, slack, b, inverse, state, radius):
+def _violated(equalities, slack, b, inverse, state, radius, distance):
     """The free row that is violated most, measured by the distance from it in the norm of P; -1 if there is none."""
     worst, least = -1, -_VIOLATED * radius
-    for j in range(equalities, slack.size):
-        if slack[j] < 0.0 and state[j] == _FREE:
-            distance = (slack[j] + _VIOLATED * abs(b[j])) * inverse[j]
-            if distance < least:
-                worst, least = j, distance
+    for j in range(distance.size):
+        distance[j] = (slack[j] + _VIOLATED * abs(b[j])) * inverse[j]
+    for j in range(equalities, distance.size):
+        if distance[j] < least and state[j] == _FREE:
+            worst, least = j, distance[j]
     return worst
 
 
@@ -210,8 +210,9 @@ def _start(j, count, equalities, W, T, H, known, K, h, r, p, g, size, every, sta
     if not known[j]:
         _row(j, T, H[j], g, every)
         known[j] = True
-    _direction(H[j], count, W, K, h, r, p, every)
-    squared = _distance(j, count, W, T, K, h, r, p, g, size, every)
+    squared = H[j, j] - _direction(H[j], count, W, K, h, r, p, every)
+    if not squared > _NEAR * H[j, j]:
+        squared = _distance(j, count, W, T, K, h, r, p, g, size, every)
     if squared > 0.0 and count < W.size:
         return _append(j, count, squared, W, K, p, state)
     if j < equalities:
@@ -238,7 +239,16 @@ def _point(x, T, W, u, count, v, spread):
 
 
 @inner
-def _residual(P, q, A, b, x, u, count, W, g, h, size, reach, every):
+def _total(a, x, b):
+    """The size of the terms of b - a'x."""
+    total = abs(b)
+    for k in range(x.size):
+        total += abs(a[k] * x[k])
+    return total
+
+
+@inner
+def _residual(P, q, A, b, x, u, count, W, g, h, every):
     """g = Px + q + A'z and h = b_W - A_W x, and the larger of their relative sizes."""
     n, largest, error = x.size, 1e-300, 0.0
     for k in range(n):
@@ -253,7 +263,8 @@ def _residual(P, q, A, b, x, u, count, W, g, h, size, reach, every):
     error /= largest
     for k in range(count):
         h[k] = b[W[k]] - dot(A[W[k]], x)
-        error = max(error, abs(h[k]) / (abs(b[W[k]]) + size[W[k]] * reach + 1e-300))
+        if abs(h[k]) > error * abs(b[W[k]]):
+            error = max(error, abs(h[k]) / (_total(A[W[k]], x, b[W[k]]) + 1e-300))
     return error
 
 
@@ -302,9 +313,7 @@ def _verify(A, b, x, state, size, slack, reach):
             continue
         slack[j] = b[j] - dot(A[j], x)
         if slack[j] < _IMPLIED * (abs(b[j]) + size[j] * reach):
-            total = abs(b[j])
-            for k in range(x.size):
-                total += abs(A[j, k] * x[k])
+            total = _total(A[j], x, b[j])
             if slack[j] < -(_IMPLIED if state[j] == _DEPENDS else _VERIFIED) * total:
                 verdict = 1
             elif slack[j] <= _ZERO * total:
@@ -379,7 +388,7 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
                             outcome = INFEASIBLE
 
             while outcome == SOLVED:
-                j = _violated(equalities, slack, bi, inverse, state, radius)
+                j = _violated(equalities, slack, bi, inverse, state, radius, spread)
                 if j < 0:
                     break
                 if iterations[i] >= max_iter:
@@ -434,7 +443,7 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
 
             _point(xi, T, W, u, count, v, spread)
             for _ in range(3):
-                error = _residual(Pi, qi, Ai, bi, xi, u, count, W, g, h, size, reach, every)
+                error = _residual(Pi, qi, Ai, bi, xi, u, count, W, g, h, every)
                 if error > _ROUNDING:
                     _refine(xi, T, K, W, u, count, g, h, r, p, spread, every)
                 if error <= _ONCE:

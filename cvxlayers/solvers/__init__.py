@@ -7,6 +7,7 @@ installed.
 Clarabel(tol=1e-09, threads=None, verbose=False, max_iter=200, time_limit=inf)
 """
 
+from cvxlayers.solvers.active_set import ActiveSet
 from cvxlayers.solvers.choice import Candidate, Plan, choose
 from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.daqp import DAQP
@@ -26,6 +27,7 @@ __all__ = [
     "OSQP",
     "PIQP",
     "SCS",
+    "ActiveSet",
     "Candidate",
     "Capabilities",
     "Clarabel",

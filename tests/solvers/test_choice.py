@@ -8,6 +8,7 @@ import pytest
 from cvxlayers.conic.program import ConeData
 from cvxlayers.errors import SettingsError
 from cvxlayers.sets import Nonnegative
+from cvxlayers.solvers.active_set import ActiveSet
 from cvxlayers.solvers.choice import choose
 from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.daqp import DAQP
@@ -21,8 +22,9 @@ from tests.solvers.problems import CONES, dense_program, infeasible, solvable, s
 def test_small_quadratic_programs_get_the_active_set_method():
     plan = choose(dense_program(CONES["linear"], 5))
     assert isinstance(plan.solver, Fallback)
-    assert plan.solver.first == DAQP()
+    assert plan.solver.first == ActiveSet()
     assert plan.requested is None
+    assert choose(dense_program((Nonnegative(200),), 5)).solver.first == DAQP()  # many more rows than variables
 
 
 @pytest.mark.parametrize("kind", ["second_order", "semidefinite", "exponential", "power", "everything"])
@@ -55,16 +57,18 @@ def test_a_setting_that_only_one_solver_has_names_it():
 
 def test_the_table_says_why():
     text = str(choose(dense_program(CONES["linear"], 5)))
-    assert text.startswith("DAQP, then CLARABEL: an active-set method for a dense quadratic program (n=5, m=10)")
-    assert "-> DAQP" in text
-    assert "ECOS      lacks quadratic objectives" in text
+    reason = "an active-set method for a dense quadratic program (n=5, m=10)"
+    assert text.startswith(f"ACTIVE_SET, then CLARABEL: compiled: {reason}")
+    assert "-> ACTIVE_SET" in text
+    assert f"DAQP        next: {reason}" in text
+    assert "ECOS        lacks quadratic objectives" in text
     text = str(choose(dense_program(CONES["semidefinite"], 4)))
-    assert "DAQP      lacks the cone PositiveSemidefinite" in text
+    assert "DAQP        lacks the cone PositiveSemidefinite" in text
 
 
 def test_settings_reach_the_solver():
     plan = choose(dense_program(CONES["linear"], 5), settings={"eps": 1e-6, "max_iters": 77})
-    assert plan.solver.first == DAQP(tol=1e-6, max_iter=77)
+    assert plan.solver.first == ActiveSet(tol=1e-6, max_iter=77)
     assert plan.solver.second == Clarabel(tol=1e-6, max_iter=77)
     assert plan.solver.tol == 1e-6
 
@@ -109,7 +113,7 @@ def test_a_solver_that_is_not_installed(monkeypatch):
     monkeypatch.setattr("cvxlayers.solvers.solver.find_spec", lambda name: None if name == "daqp" else find(name))
     program = dense_program(CONES["linear"], 5)
     plan = choose(program)
-    assert plan.solver == Clarabel()
+    assert plan.solver.first == ActiveSet()
     assert "is not installed (pip install daqp)" in str(plan)
     with pytest.raises(SettingsError, match="DAQP is not installed"):
         choose(program, solver="DAQP")
