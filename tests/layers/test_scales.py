@@ -1,0 +1,54 @@
+"""Feasible and bounded problems are never called anything else, whatever the scale of their data."""
+
+from __future__ import annotations
+
+import cvxpy as cp
+import numpy as np
+import pytest
+
+import cvxlayers
+from cvxlayers import Status
+
+x, q, b = cp.Variable(3), cp.Parameter(3), cp.Parameter(3)
+Q, B = np.array([1.0, -2.0, 0.5]), np.array([1.0, -1.0, 0.3])
+PROBLEMS = {
+    "linear": cp.Problem(cp.Minimize(q @ x), [x >= b, x <= b + 2]),
+    "quadratic": cp.Problem(cp.Minimize(cp.sum_squares(x) + q @ x), [x >= b, x <= b + 2]),
+    "second-order": cp.Problem(cp.Minimize(q @ x), [cp.norm(x - b) <= 1]),
+    "quadratic over a ball": cp.Problem(cp.Minimize(cp.sum_squares(x) + q @ x), [cp.norm(x - b) <= 1]),
+}
+
+
+@pytest.mark.parametrize("solver", [None, "CLARABEL", "SCS", "ECOS"])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_no_false_claims(name, solver):
+    problem = PROBLEMS[name]
+    for q_scale in (1e-6, 1.0, 1e6, 1e9):
+        for b_scale in (1e-6, 1.0, 1e6, 1e9):
+            values = {q: q_scale * Q, b: b_scale * B}
+            result = cvxlayers.solve(problem, solver, parameters=values, on_failure="nan")
+            assert result.status not in (Status.INFEASIBLE, Status.UNBOUNDED, Status.INVALID_INPUT), (q_scale, b_scale)
+
+
+@pytest.mark.parametrize("name", ["linear", "quadratic"])
+def test_solutions_over_scales(name):
+    """The default choice solves them, to an accuracy relative to the data."""
+    for q_scale in (1e-6, 1.0, 1e6):
+        for b_scale in (1e-6, 1.0, 1e6):
+            result = cvxlayers.solve(PROBLEMS[name], parameters={q: q_scale * Q, b: b_scale * B})
+            if name == "linear":
+                expected = np.where(Q > 0, b_scale * B, b_scale * B + 2)
+            else:
+                expected = np.clip(-q_scale * Q / 2, b_scale * B, b_scale * B + 2)
+            np.testing.assert_allclose(result[x], expected, atol=1e-5 * (1 + b_scale))
+
+
+@pytest.mark.parametrize("solver", [None, "CLARABEL", "SCS", "ECOS"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6])
+def test_problems_without_a_solution_are_found_at_every_scale(solver, scale):
+    infeasible = cp.Problem(cp.Minimize(q @ x), [x >= b, cp.sum(x) <= cp.sum(b) - abs(scale)])
+    result = cvxlayers.solve(infeasible, solver, parameters={q: Q, b: scale * B}, on_failure="nan")
+    assert result.status == Status.INFEASIBLE
+    unbounded = cp.Problem(cp.Minimize(q @ x), [x >= b])
+    result = cvxlayers.solve(unbounded, solver, parameters={q: scale * Q, b: B}, on_failure="nan")
+    assert result.status == Status.UNBOUNDED
