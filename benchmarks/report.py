@@ -145,9 +145,9 @@ def notes(entries: list[dict]) -> str:
 def about(results: dict) -> str:
     """The machine and the versions."""
     of, versions = results["machine"], {}
-    for entry in results["entries"]:
-        for name, number in entry.get("versions", {}).items():
-            versions.setdefault(name, {}).setdefault(number, []).append(TITLES[entry["library"]])
+    for library, packages in results["versions"].items():
+        for name, number in packages.items():
+            versions.setdefault(name, {}).setdefault(number, []).append(TITLES[library])
     listed = []
     for name in sorted(versions):
         numbers = versions[name]

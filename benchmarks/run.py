@@ -179,10 +179,13 @@ def main() -> None:
         print(report.lines(found))
     about["load"] = [about["load"], load()]
     about["minutes"] = round((time.perf_counter() - start) / 60, 1)
-    results = {"machine": about, "entries": entries}
+    versions = {entry["library"]: entry.pop("versions") for entry in entries if "versions" in entry}
+    results = {"machine": about, "versions": versions, "entries": entries}
     (HERE / "results").mkdir(exist_ok=True)
     name = "cpu" if complete else "quick" if options.quick and not options.only else "partial"
-    (HERE / "results" / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    rows = ",\n".join(json.dumps(entry) for entry in entries)
+    text = f'{{"machine": {json.dumps(about)},\n"versions": {json.dumps(versions)},\n"entries": [\n{rows}\n]}}\n'
+    (HERE / "results" / f"{name}.json").write_text(text)
     if complete:
         report.write(results)
     print(f"wrote benchmarks/results/{name}.json after {about['minutes']} minutes")
