@@ -92,7 +92,7 @@ def paper_sparse_qp(n: int = 1024, batch: int = 32, seed: int = 0) -> Case:
     A, G = matrix(), matrix()
     x, p = random.randn(batch, n), random.randn(batch, n)
     parts = constant_matrices(np.eye(n), A, G, {"p": p, "b": x @ A.T, "h": x @ G.T})
-    skip = {"qplayer": "takes dense matrices only: 32 dense problems of size 1024 take minutes"}
+    skip = {"qplayer": "takes dense matrices only"}
     title = f"sparse QP, n=m=p={n}, 1 % dense, B={batch}"
     return Case("paper_sparse", title, "paper", batch, *parts, {"x": x}, gradient=False, skip=skip)
 

@@ -73,7 +73,7 @@ def excluded(library: str, case: problems.Case) -> str | None:
     if library == "qplayer" and case.program is None:
         return "QPs only"
     if case.group == "lift" and library not in LAYERS:
-        return "no such step"
+        return "the step is that of another column, or there is none"
     return None
 
 
