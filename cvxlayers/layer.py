@@ -100,8 +100,8 @@ class Layer:
             build(problem, parameters, variables, gp=gp)  # where the problem itself is at fault, this says so
             raise SettingsError(
                 f"solver {solver} lacks quadratic objectives, and the objective '{problem.objective.expr}' cannot be "
-                "written without one: take another solver (solver=None chooses), or sum_squares(P_sqrt @ x) in place of "
-                "quad_form(x, P)."
+                "written without one: take another solver (solver=None chooses), or sum_squares(P_sqrt @ x) in place "
+                "of quad_form(x, P)."
             ) from error
         return cls(form, solver=solver, solver_args=solver_args, **options)
 

@@ -49,6 +49,8 @@ class Result:
 
     def __getitem__(self, name: str) -> Any:
         """A variable by name."""
+        if name not in self.names:
+            raise KeyError(f"there is no variable '{name}'; there are {', '.join(self.names)}")
         return self.variables[self.names.index(name)]
 
     def __repr__(self) -> str:

@@ -38,9 +38,7 @@ def vector(parameter: Parameter, value: np.ndarray, batch_shape: tuple[int, ...]
     return flat
 
 
-def tangent(
-    parameter: Parameter, change: np.ndarray, at: np.ndarray, batch_shape: tuple[int, ...]
-) -> np.ndarray:
+def tangent(parameter: Parameter, change: np.ndarray, at: np.ndarray, batch_shape: tuple[int, ...]) -> np.ndarray:
     """The change of the vector ``at`` for a change of the value."""
     flat = _flat(parameter, change, batch_shape)
     if parameter.transform == "log":

@@ -1,4 +1,4 @@
-"""Regression tests for what layers of this kind have been seen to get wrong elsewhere: one test for each observation."""
+"""Regression tests for what layers of this kind have been seen to get wrong elsewhere, one for each observation."""
 
 from __future__ import annotations
 
@@ -156,7 +156,8 @@ def test_infeasible_and_unbounded_linear_programs_have_no_solution(solver):
 def test_duals_of_many_second_order_cones_are_not_interleaved(axis):
     """Minimize w't with ||x_i - p_i|| <= t_i, x fixed at 0: the dual of cone i is w_i (1, p_i / ||p_i||)."""
     weight = np.arange(1.0, 4)
-    t, X, p = cp.Variable(3), cp.Variable((2, 3) if axis == 0 else (3, 2)), cp.Parameter((2, 3) if axis == 0 else (3, 2))
+    shape = (2, 3) if axis == 0 else (3, 2)
+    t, X, p = cp.Variable(3), cp.Variable(shape), cp.Parameter(shape)
     cone = cp.SOC(t, X - p, axis=axis)
     layer = CvxpyLayer(cp.Problem(cp.Minimize(weight @ t), [cone, X == 0]), [p], [*cone.dual_variables])
     value = np.random.default_rng(0).normal(size=p.shape)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import get_lapack_funcs
 
 from cvxlayers.conic.program import ConeProgram, DenseData
 from cvxlayers.pool import available_cpus, run
@@ -28,6 +28,8 @@ from cvxlayers.sets.nonnegative import SNAP
 RANK_TOLERANCE = 1e-11  # eigenvalues of the equilibrated system below this, relative to the largest, count as zero
 DOUBTFUL = 1e9  # estimate of the condition number above which the rank is looked at
 ROUNDING = 1e-10  # z and s that are both smaller, relative to the largest of their element, count as zero
+
+_sytrf, _sytrf_lwork, _sytrs = get_lapack_funcs(("sytrf", "sytrf_lwork", "sytrs"), dtype=np.float64)
 
 
 Null = dict[int, tuple[np.ndarray, np.ndarray]]
@@ -153,17 +155,17 @@ class DenseKKT:
         diagonal = np.arange(n, n + k)
         K[:, diagonal, diagonal] = self.lam[start:stop] - 1.0
         self.size[start:stop] = np.abs(K).max((1, 2), initial=0.0)
-        work = int(lapack.dsytrf_lwork(n + k)[0]) if n + k else 1
+        work = int(_sytrf_lwork(n + k)[0]) if n + k else 1
         for i in range(start, stop if n + k else start):
-            # dsytrf reads the upper triangle of the Fortran view, which is the lower triangle filled above
-            self.factors[i] = lapack.dsytrf(K[i - start].T, lwork=work, overwrite_a=True)[:2]
+            # sytrf reads the upper triangle of the Fortran view, which is the lower triangle filled above
+            self.factors[i] = _sytrf(K[i - start].T, lwork=work, overwrite_a=True)[:2]
 
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """K [w_x; w_z] = [g_x; g_z] for (*, B, n) and (*, B, m), the leading axes being several right-hand sides.
 
         With the relative residual (B,), and the null spaces of the elements whose system is singular.
         """
-        n, B = self.n, self.data.batch
+        B = self.data.batch
         h = self._compress(self.spectrum.rotate(gz)) * self.root
         rhs = np.concatenate([gx, h], axis=-1)
         stacked = rhs.reshape((int(np.prod(rhs.shape[:-2], dtype=int)), B, rhs.shape[-1]))
@@ -172,7 +174,7 @@ class DenseKKT:
         several[-1] = np.random.default_rng(0).choice([-1.0, 1.0], stacked.shape[-1])
         for i, (ldu, pivots) in enumerate(self.factors if w.shape[-1] else []):
             several[:-1] = stacked[:, i]
-            solved = lapack.dsytrs(ldu, pivots, several.T)[0].T
+            solved = _sytrs(ldu, pivots, several.T)[0].T
             w[:, i], probe[i] = solved[:-1], np.abs(solved[-1]).max()
         with np.errstate(invalid="ignore", over="ignore"):  # a singular factor gives infinities, dealt with below
             residual, scale = self._residual(stacked, w)

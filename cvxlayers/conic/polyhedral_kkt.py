@@ -23,7 +23,7 @@ class PolyhedralKKT:
     """Factors of a batch at active sets; `solve` as in `DenseKKT`."""
 
     def __init__(self, data: DenseData, spectrum: Spectrum) -> None:
-        B, (m, n) = data.batch, data.A.shape[-2:]
+        B, n = data.batch, data.A.shape[-1]
         self.data, self.spectrum = data, spectrum
         self._P = _plain(data.P if data.P.ndim == 3 else data.P[None])
         self._A = _plain(data.A if data.A.ndim == 3 else data.A[None])

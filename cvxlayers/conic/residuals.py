@@ -5,9 +5,12 @@ With Euclidean norms, and dist_K the distance to the cone in its largest entry (
 - primal: max(||Ax + s - b||, dist_K(s)) / max(1, ||Ax||, ||s||, ||b||)
 - dual: max(||Px + q + A'z||, dist_K*(z)) / max(1, ||Px||, ||q||, ||A'z||)
 - gap: |x'Px + q'x + b'z| / max(1, |x'Px|, |q'x|, |b'z|)
-- infeasible: z scaled to b'z = -1 has max(||A'z||, dist_K*(z)) / max(1, ||z||), the dual residual
-- unbounded: x scaled to q'x = -1 has the primal residual max(||Ax + s||, dist_K(s)) / max(1, ||x||) and the dual
-  residual ||Px|| / max(1, ||x||)
+- infeasible: max(||A'z|| / (c || |A|'|z| ||), dist_K*(z) / ||z||) with c = |b'z| / |b|'|z|, the dual residual
+- unbounded: max(||Ax + s|| / (c || |A||x| + |s| ||), dist_K(s) / max(||s||, || |A||x| ||)) with c = |q'x| / |q|'|x|,
+  the primal residual, and ||Px|| / (c || |P||x| ||), the dual residual
+
+The last two are free of scale. They bound how far out a solution would have to be to escape the certificate: from
+0 <= z's = b'z - (A'z)'x, any feasible x has ||x|| >= |b'z| / ||A'z||; what is lost by cancellation in b'z counts, too.
 """
 
 from __future__ import annotations
@@ -209,23 +212,37 @@ class Judge:
             return x, z, s
         x, z, s = x.copy(), z.copy(), s.copy()
         residuals[claimed] = np.nan
+        absolute = replace(data, P=np.abs(data.P), A=np.abs(data.A))
         i = np.flatnonzero(status == Status.INFEASIBLE)
         if i.size:
-            z[i] /= -np.vecdot(z[i], np.broadcast_to(data.b, z.shape)[i])[:, None]
-            _, _, ATz = self.products(data, np.zeros_like(x), z)
-            worst = np.maximum(_norm(ATz), self.violation(z, dual=True)) / np.maximum(_norm(z), 1.0)
+            b = np.broadcast_to(data.b, z.shape)
+            z[i] /= -np.vecdot(z[i], b[i])[:, None]
+            ATz = self.products(data, np.zeros_like(x), z)[2]
+            size = self.products(absolute, np.zeros_like(x), np.abs(z))[2]
+            share = 1.0 / np.vecdot(np.abs(z), np.abs(b))  # |b'z| is 1
+            worst = np.maximum(_ratio(ATz, share[:, None] * size), self.violation(z, dual=True) / _norm(z))
             residuals[i, 1] = worst[i]
         u = np.flatnonzero(status == Status.UNBOUNDED)
         if u.size:
-            scale = -np.vecdot(x[u], np.broadcast_to(data.q, x.shape)[u])[:, None]
+            q = np.broadcast_to(data.q, x.shape)
+            scale = -np.vecdot(x[u], q[u])[:, None]
             x[u], s[u] = x[u] / scale, s[u] / scale
             Px, Ax, _ = self.products(data, x, np.zeros_like(z))
-            size = np.maximum(_norm(x), 1.0)
-            residuals[u, 0] = (np.maximum(_norm(Ax + s), self.violation(s)) / size)[u]
-            residuals[u, 1] = (_norm(Px) / size)[u]
+            P_size, A_size, _ = self.products(absolute, np.abs(x), np.zeros_like(z))
+            share = 1.0 / np.vecdot(np.abs(x), np.abs(q))[:, None]
+            size = A_size + np.abs(s)
+            outside = self.violation(s) / np.maximum(_norm(size), np.finfo(float).tiny)
+            residuals[u, 0] = np.maximum(_ratio(Ax + s, share * size), outside)[u]
+            residuals[u, 1] = _ratio(Px, share * P_size)[u]
             status[u[~(residuals[u, :2].max(-1) <= bound)]] = Status.NUMERICAL_ERROR
         status[i[~(residuals[i, 1] <= bound)]] = Status.NUMERICAL_ERROR
         return x, z, s
+
+
+def _ratio(v: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """||v|| / ||size||, and 0 where v is zero."""
+    top, bottom = _norm(v), _norm(size)
+    return np.where(top > 0, top / np.where(bottom > 0, bottom, np.finfo(float).tiny), top)
 
 
 def _norm(v: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A layer as one function of one real vector to one real vector, its Jacobians, and those of any function by differences."""
+"""A layer as one function from a real vector to a real vector, its Jacobians, and Jacobians by differences."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def vector(name: str) -> np.ndarray:
 
 
 def function(library: str, name: str, settings: tuple = TIGHT, **options: Any) -> Callable:
-    """(*batch, N) to (*batch, M): parameters as in `vector`, to all outputs and the optimal value in the same manner."""
+    """(*batch, N) to (*batch, M): parameters as in `vector`, to all outputs and the optimal value likewise."""
     case, solver = problems.get(name), layer(library, name, settings, **options)
     xp = torch if library == "torch" else jnp
 

@@ -82,7 +82,12 @@ def nonnegative() -> Case:
     x, Q, p, G, h = cp.Variable(3), cp.Parameter((3, 3)), cp.Parameter(3), cp.Parameter((4, 3)), cp.Parameter(4)
     inequality = G @ x <= h
     problem = cp.Problem(cp.Minimize(cp.sum_squares(Q @ x) + p @ x), [inequality])
-    values = {Q: np.eye(3) + 0.3 * _normal(3, 3, 3), p: _normal(4, 3), G: _normal(5, 4, 3), h: np.array([-0.2, 1, -0.1, 2])}
+    values = {
+        Q: np.eye(3) + 0.3 * _normal(3, 3, 3),
+        p: _normal(4, 3),
+        G: _normal(5, 4, 3),
+        h: np.array([-0.2, 1, -0.1, 2]),
+    }
     return case(problem, values, [x, *_dual(inequality), inequality])
 
 
@@ -176,10 +181,18 @@ def power_of_many() -> Case:
 
 def mixed() -> Case:
     x, p, r = cp.Variable(3), cp.Parameter(3), cp.Parameter(pos=True)
-    constraints = [cp.sum(x) == 1, x >= -1, cp.norm(x - p) <= r, cp.exp(x[0]) <= 1.1, PowCone3D(x[1] + 2, x[2] + 2, 2, 0.4)]
+    constraints = [
+        cp.sum(x) == 1,
+        x >= -1,
+        cp.norm(x - p) <= r,
+        cp.exp(x[0]) <= 1.1,
+        PowCone3D(x[1] + 2, x[2] + 2, 2, 0.4),
+    ]
     constraints.append(cp.bmat([[x[0] + 2, x[1]], [x[1], x[2] + 2]]) >> 0)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - 2 * p)), constraints)
-    return case(problem, {p: np.array([0.9, 0.6, -0.2]), r: np.array(1.5)}, [x, *_dual(constraints[0]), constraints[-1]])
+    return case(
+        problem, {p: np.array([0.9, 0.6, -0.2]), r: np.array(1.5)}, [x, *_dual(constraints[0]), constraints[-1]]
+    )
 
 
 def maximization() -> Case:
@@ -234,7 +247,8 @@ def sparse() -> Case:
 
 
 def signs() -> Case:
-    x, y, p, q = cp.Variable(2, nonneg=True), cp.Variable(2, nonpos=True), cp.Parameter(2, pos=True), cp.Parameter(2, neg=True)
+    x, y = cp.Variable(2, nonneg=True), cp.Variable(2, nonpos=True)
+    p, q = cp.Parameter(2, pos=True), cp.Parameter(2, neg=True)
     problem = cp.Problem(cp.Minimize(p @ cp.abs(x - 1) + cp.sum_squares(x + y - q) - q @ cp.abs(y) + cp.sum_squares(y)))
     return case(problem, {p: np.array([0.5, 1.2]), q: np.array([-0.6, -2.5])}, [x, y])
 

@@ -44,7 +44,10 @@ def draw(kind: str, seed: int) -> Case:
     elif kind == "semidefinite":
         matrices = [(S + S.T) / 2 for S in rng.normal(size=(n, 3, 3))]
         start = 0.5 * np.eye(3) - sum(v * S for v, S in zip(inside, matrices, strict=True))
-        constraints = [parameter(start, symmetric=True) + sum(x[i] * S for i, S in enumerate(matrices)) >> 0, half_spaces()]
+        constraints = [
+            parameter(start, symmetric=True) + sum(x[i] * S for i, S in enumerate(matrices)) >> 0,
+            half_spaces(),
+        ]
         objective += 0.5 * proximal
     elif kind == "exponential":
         rows = parameter(rng.normal(size=(m, n))) @ x

@@ -41,7 +41,9 @@ def solution_agrees(kind: str, seed: int) -> None:
     result.objective.backward()
     rng, step = np.random.default_rng(seed), 1e-3
     directions = [rng.normal(size=v.shape) for v in case.values]
-    directions = [(d + d.T) / 2 if p.attributes["symmetric"] else d for p, d in zip(case.parameters, directions, strict=True)]
+    directions = [
+        (d + d.T) / 2 if p.attributes["symmetric"] else d for p, d in zip(case.parameters, directions, strict=True)
+    ]
     ends = [[v + t * d for v, d in zip(case.values, directions, strict=True)] for t in (-step, step)]
     before, after = (layer.solve(*end, solver_args={"tol": 1e-10}).objective.item() for end in ends)
     change = sum(float((v.grad.numpy() * d).sum()) for v, d in zip(values, directions, strict=True))
@@ -97,7 +99,8 @@ def cone_program(cone: dict, seed: int):
     z0[block(cone.get("z", 0))] = rng.normal(size=cone.get("z", 0))
     rows = block(cone.get("l", 0))
     active = np.arange(rows.stop - rows.start) % 3 == 0
-    s0[rows], z0[rows] = np.where(active, 0, rng.uniform(0.5, 2, active.size)), np.where(active, rng.uniform(0.5, 2, active.size), 0)
+    s0[rows] = np.where(active, 0, rng.uniform(0.5, 2, active.size))
+    z0[rows] = np.where(active, rng.uniform(0.5, 2, active.size), 0)
     for size in cone.get("q", []):
         rows, u = block(size), rng.normal(size=size - 1)
         t = np.linalg.norm(u)
@@ -158,8 +161,15 @@ def test_gradients_agree_with_the_dense_mode_of_diffcp(kind):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             x, y, s, _, adjoint = diffcp.solve_and_derivative(
-                sp.csc_matrix(A), b, c, cone, mode="dense", solve_method="Clarabel",
-                tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12,
+                sp.csc_matrix(A),
+                b,
+                c,
+                cone,
+                mode="dense",
+                solve_method="Clarabel",
+                tol_gap_abs=1e-12,
+                tol_gap_rel=1e-12,
+                tol_feas=1e-12,
             )
             dA, db, dc = adjoint(weight, np.zeros_like(y), np.zeros_like(s))
         close(result.variables[0].detach(), x, 1e-4)

@@ -200,7 +200,8 @@ def test_badly_scaled_data(scale, solver):
     """Nearest point of a half-space a'x <= b, with a and b scaled: the projection and its derivative do not change."""
     x, a, b, p = cp.Variable(3), cp.Parameter(3), cp.Parameter(), cp.Parameter(3)
     layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [a @ x <= b]), [a, b, p], [x], solver=solver)
-    direction, point = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64), torch.tensor([2.0, -1.0, 1.0], dtype=torch.float64)
+    direction = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    point = torch.tensor([2.0, -1.0, 1.0], dtype=torch.float64)
     given = [(scale * direction).requires_grad_(), torch.tensor(scale * 0.3, dtype=torch.float64, requires_grad=True)]
     given.append(point.clone().requires_grad_())
     exact = [t.detach().clone().requires_grad_() for t in given]

@@ -57,7 +57,15 @@ def test_pytorch_at_the_default_tolerance(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["nonnegative", "second_order", "semidefinite_linear", "exponential", "power_linear", "geometric", "complex_numbers"],
+    [
+        "nonnegative",
+        "second_order",
+        "semidefinite_linear",
+        "exponential",
+        "power_linear",
+        "geometric",
+        "complex_numbers",
+    ],
 )
 def test_jax(name):
     """Compiled vjp, jvp, and the derivative of the gradient along a direction."""

@@ -150,7 +150,9 @@ def test_half_precision_is_solved_in_double(layer):
 
 
 def test_arrays_numbers_and_lists(layer, jax_layer):
-    expected = layer(torch.as_tensor(A_VALUE), torch.ones(3, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64))
+    expected = layer(
+        torch.as_tensor(A_VALUE), torch.ones(3, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    )
     ones = torch.ones(3, dtype=torch.float64, requires_grad=True)
     for b in (0.5, np.float64(0.5), np.array(0.5), torch.tensor(0.5)):
         x, dual = layer(A_VALUE, ones, b)

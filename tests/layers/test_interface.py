@@ -105,7 +105,10 @@ def test_moreau_is_known_by_name(library):
         ("CLARABEL", {"tol_gap_abs": 1e-9, "tol_feas": 1e-9, "max_iter": 100}),
         ("SCS", {"eps": 1e-7, "max_iters": 10_000, "acceleration_lookback": 5}),
         ("ECOS", {"abstol": 1e-9, "feastol": 1e-9, "max_iters": 200}),
-        ("DIFFCP", {"solve_method": "SCS", "eps": 1e-7, "max_iters": 10_000, "n_jobs_forward": 1, "n_jobs_backward": -1}),
+        (
+            "DIFFCP",
+            {"solve_method": "SCS", "eps": 1e-7, "max_iters": 10_000, "n_jobs_forward": 1, "n_jobs_backward": -1},
+        ),
         ("DIFFCP", {"mode": "lsqr"}),
         (None, {"solve_method": "SCS", "eps": 1e-7}),
         (None, {"solve_method": "Clarabel"}),
@@ -244,7 +247,10 @@ def test_what_solve_returns(library):
     assert certificate.residual.shape == (2,) and certificate.unique.all() and (certificate.margin > 0.9).all()
     assert "SOLVED" in repr(result)
     scalar = layer.solve(v[0])
-    assert scalar.objective.shape == scalar.status.shape == scalar.iterations.shape == () and scalar.residuals.shape == (3,)
+    assert (
+        scalar.objective.shape == scalar.status.shape == scalar.iterations.shape == ()
+        and scalar.residuals.shape == (3,)
+    )
 
 
 @libraries

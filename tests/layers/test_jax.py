@@ -58,7 +58,8 @@ def test_jacobians(name, transform):
 
 @pytest.mark.parametrize("transform", JACOBIANS)
 @pytest.mark.parametrize(
-    "name", ["nonnegative", "second_order", "semidefinite", "exponential", "power_linear", "geometric", "complex_numbers"]
+    "name",
+    ["nonnegative", "second_order", "semidefinite", "exponential", "power_linear", "geometric", "complex_numbers"],
 )
 @pytest.mark.slow
 def test_jacobians_of_other_cones(name, transform):
@@ -72,9 +73,9 @@ HESSIANS = {
     "jacrev of jacfwd": lambda g: jacrev(jacfwd(g)),
     "vmap of hessian": lambda g: lambda v: vmap(hessian(g))(jnp.stack([v, v]))[1],
     "hessian of vmap": lambda g: lambda v: hessian(lambda w: vmap(g)(w).sum())(jnp.stack([v, v]))[1, :, 1],
-    "scan": lambda g: lambda v: jax.lax.scan(
-        lambda carry, e: (carry, jvp(grad(g), (v,), (e,))[1]), 0.0, eye(len(v))
-    )[1],
+    "scan": lambda g: (
+        lambda v: jax.lax.scan(lambda carry, e: (carry, jvp(grad(g), (v,), (e,))[1]), 0.0, eye(len(v)))[1]
+    ),
 }
 
 
@@ -247,7 +248,10 @@ def test_without_float64():
     """In a process that leaves JAX as it is: float32 arrays, accurate to float32, and the setting stays."""
     done = subprocess.run(
         [sys.executable, str(ROOT / "tests" / "workers" / "single_precision.py")],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["done"]

@@ -120,8 +120,10 @@ def test_other_cones(kind):
         else:
             constraint = lambda x: [cp.ExpCone(x[0], x[1], x[2]), x[1] == 1]  # noqa: E731
     objective = sum(cp.sum_squares(x - v) for x, v in zip(X, p, strict=True))
-    together = CvxpyLayer(cp.Problem(cp.Minimize(objective), sum((constraint(x) for x in X), [])), p, X, solver_args={"tol": 1e-10})
-    alone = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(one - p_one)), constraint(one)), [p_one], [one], solver_args={"tol": 1e-10})
+    all_of_them = cp.Problem(cp.Minimize(objective), sum((constraint(x) for x in X), []))
+    together = CvxpyLayer(all_of_them, p, X, solver_args={"tol": 1e-10})
+    single = cp.Problem(cp.Minimize(cp.sum_squares(one - p_one)), constraint(one))
+    alone = CvxpyLayer(single, [p_one], [one], solver_args={"tol": 1e-10})
     values = rng.normal(size=(count, *p_one.shape))
     inputs = [torch.from_numpy(v).requires_grad_() for v in values]
     weight = torch.from_numpy(rng.normal(size=values.shape))

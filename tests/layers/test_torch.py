@@ -88,11 +88,9 @@ HESSIANS = {
     "vmap of hessian": lambda g: lambda v: vmap(hessian(g))(torch.stack([v, v]))[1],
     "hessian of vmap": lambda g: lambda v: hessian(lambda w: vmap(g)(w).sum())(torch.stack([v, v]))[1, :, 1],
     "double backward": lambda g: lambda v: torch.autograd.functional.hessian(g, v),
-    "hvp": lambda g: lambda v: torch.stack(
-        [jvp(grad(g), (v,), (e,))[1] for e in torch.eye(len(v), dtype=v.dtype)]
-    ),
-    "vhp": lambda g: lambda v: torch.stack(
-        [torch.autograd.functional.vhp(g, v, e)[1] for e in torch.eye(len(v), dtype=v.dtype)]
+    "hvp": lambda g: lambda v: torch.stack([jvp(grad(g), (v,), (e,))[1] for e in torch.eye(len(v), dtype=v.dtype)]),
+    "vhp": lambda g: (
+        lambda v: torch.stack([torch.autograd.functional.vhp(g, v, e)[1] for e in torch.eye(len(v), dtype=v.dtype)])
     ),
 }
 
@@ -122,7 +120,11 @@ def test_third_derivatives():
         return ((v + t * e) / (v + t * e).norm())[0]
 
     zero = torch.zeros((), dtype=torch.float64)
-    for nest in (lambda f: grad(grad(grad(f))), lambda f: jacfwd(jacfwd(jacfwd(f))), lambda f: jacfwd(jacrev(jacfwd(f)))):
+    for nest in (
+        lambda f: grad(grad(grad(f))),
+        lambda f: jacfwd(jacfwd(jacfwd(f))),
+        lambda f: jacfwd(jacrev(jacfwd(f))),
+    ):
         close(nest(along)(zero), nest(exact)(zero), 1e-5)
 
 
