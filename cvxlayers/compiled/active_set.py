@@ -27,6 +27,7 @@ _IMPLIED = 1e-9  # the same for a row that depends on active ones: below it they
 _ZERO = 1e-13  # a slack, relative in the same way, that is none
 _ROUNDING = 1e-15  # a relative residual that refinement does not improve
 _ONCE = 1e-10  # one after which a single step of refinement is enough
+_NONE = 1e-13  # a change of a multiplier, relative to all that change, that is none
 _NEAR = 1e-8  # a squared sine of the angle to the active rows from which it is computed with more care
 _DEPENDENT = 1e-10  # the sine below which a row depends on them
 _RESUMES = 8  # how often the last check may send the method back to work
@@ -408,7 +409,8 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
                     partial, blocking, length = np.inf, -1, size[j]
                     for k in range(count):
                         length += abs(p[k]) * size[W[k]]
-                        if W[k] >= equalities and p[k] < 0.0 and u[k] < -p[k] * partial:
+                    for k in range(count):
+                        if u[k] < -p[k] * partial and W[k] >= equalities and -p[k] * size[W[k]] > _NONE * length:
                             partial, blocking = u[k] / -p[k], k
                     t = min(full, partial)
                     if not t < np.inf:

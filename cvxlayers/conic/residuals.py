@@ -135,7 +135,8 @@ class Judge:
             point = (status != Status.INVALID_INPUT) & (status != Status.INFEASIBLE) & (status != Status.UNBOUNDED)
             solved = point & (worst <= 10.0 * tol)
             near = point & ~solved & (worst <= max(INACCURATE, 100.0 * tol))
-            x, z, s = self._certificates(data, status, residuals, x, z, s, max(CERTIFICATE, 10.0 * tol))
+            with np.errstate(invalid="ignore", divide="ignore"):  # of the elements that claim nothing
+                x, z, s = self._certificates(data, status, residuals, x, z, s, max(CERTIFICATE, 10.0 * tol))
         status[point & ~solved & ~near & (status != Status.MAX_ITERATIONS)] = Status.NUMERICAL_ERROR
         status[solved], status[near] = Status.SOLVED, Status.INACCURATE
         failed = status > Status.INACCURATE

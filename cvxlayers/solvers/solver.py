@@ -25,7 +25,7 @@ from cvxlayers.status import Status
 LINEAR: frozenset[type[Cone]] = frozenset({Zero, Nonnegative})
 ALL: frozenset[type[Cone]] = LINEAR | {SecondOrder, PositiveSemidefinite, Exponential, Power}
 
-_WORTH_A_THREAD = 2e-4  # seconds of work below which waking another thread costs more than it brings
+_WORTH_A_THREAD = 1e-3  # seconds of work below which waking another thread costs more than it brings
 
 
 @dataclass(frozen=True)

@@ -159,28 +159,33 @@ def _tensors(params: Sequence[Any], names: Sequence[str]) -> tuple[list[torch.Te
         if isinstance(p, torch.Tensor) and (p.layout != torch.strided or p.is_meta):
             kind = "meta" if p.is_meta else str(p.layout)
             raise ShapeError(f"parameter '{name}' should be a dense tensor with values; got a {kind} tensor.")
-    given = [p for p in params if isinstance(p, (torch.Tensor, np.ndarray, np.generic))]
-    tensors = [p if isinstance(p, torch.Tensor) else torch.as_tensor(p) for p in given]
-    devices = {t.device for t in tensors if t.ndim or t.device.type != "cpu"} or {torch.device("cpu")}
+    tensors = [p if isinstance(p, torch.Tensor) else _tensor(p, names, i) for i, p in enumerate(params)]
+    typed = [t for t, p in zip(tensors, params, strict=True) if isinstance(p, (torch.Tensor, np.ndarray, np.generic))]
+    devices = {t.device for t in typed if t.ndim or t.device.type != "cpu"} or {torch.device("cpu")}
     if len(devices) > 1:
         raise ShapeError(f"all parameters should be on one device; got {', '.join(sorted(map(str, devices)))}.")
     device = devices.pop()
     dtype = torch.get_default_dtype()
-    floating = [t.dtype for t in tensors if t.is_floating_point() or t.is_complex()]
+    floating = [t.dtype for t in typed if t.is_floating_point() or t.is_complex()]
     if floating:
         dtype = floating[0]
         for other in floating[1:]:
             dtype = torch.promote_types(dtype, other)
         dtype = dtype.to_real()
-    out = []
-    for i, p in enumerate(params):
-        if not isinstance(p, torch.Tensor):
-            try:
-                p = torch.from_numpy(np.array(p))  # a copy: the caller may change the array before the backward pass
-            except (TypeError, ValueError) as error:
-                name = f"'{names[i]}'" if i < len(names) else str(i)
-                raise ShapeError(
-                    f"parameter {name} should be a tensor, an array or a number; got {type(p).__name__}."
-                ) from error
-        out.append(p if p.device == device else p.to(device))
-    return out, dtype
+    return [t if t.device == device else t.to(device) for t in tensors], dtype
+
+
+def _tensor(value: Any, names: Sequence[str], i: int) -> torch.Tensor:
+    """A tensor of its own for an array or a number: the caller may change the array before the backward pass."""
+    try:
+        array = np.array(value)
+        if array.dtype.kind not in "biufc":
+            raise TypeError(array.dtype)
+        if array.dtype in (np.longdouble, np.clongdouble):
+            array = array.astype(complex if array.dtype.kind == "c" else float)
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    except (TypeError, ValueError) as error:
+        name = f"'{names[i]}'" if i < len(names) else str(i)
+        raise ShapeError(
+            f"parameter {name} should be a tensor, an array or a number; got {type(value).__name__}."
+        ) from error
