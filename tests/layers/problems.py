@@ -208,6 +208,11 @@ def geometric() -> Case:
     return case(problem, {a: np.array(2.0), b: np.array([1.5, 0.8]), e: np.array(0.7)}, [x], gp=True)
 
 
+def geometric_exponent() -> Case:
+    x, a = cp.Variable(pos=True), cp.Parameter(pos=True)
+    return case(cp.Problem(cp.Minimize(a * x**a + 1 / x)), {a: np.array(2.0)}, [x], gp=True)
+
+
 def quadratic_form() -> Case:
     x, P, q = cp.Variable(3), cp.Parameter((3, 3), PSD=True), cp.Parameter(3)
     inequality = x >= -0.2
@@ -323,6 +328,7 @@ _CONES = (
 _ATTRIBUTES = (
     maximization,
     geometric,
+    geometric_exponent,
     quadratic_form,
     symmetric,
     semidefinite_parameters,

@@ -165,6 +165,36 @@ def test_arrays_numbers_and_lists(layer, jax_layer):
         close(jax_layer(A_VALUE, jnp.ones(3), b)[0], expected[0], 1e-7)
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array([3.0, 2.0, 1.0])[::-1],
+        np.broadcast_to(np.array([1.0, 2.0, 3.0]), (2, 3)),
+        np.array([1.0, 2.0, 3.0], ">f8"),
+        np.array([1, 2, 3], np.uint8),
+        np.array([1, 2, 3], np.float16),
+        np.array([1, 2, 3], np.longdouble),
+        np.asarray(jnp.array([1.0, 2.0, 3.0])),
+        np.array([1.0, 2.0, 3.0, 4.0])[:3],
+        np.array([[1.0], [2.0], [3.0]])[:, 0],
+    ],
+    ids=["reversed", "read-only", "big-endian", "uint8", "float16", "longdouble", "from JAX", "slice", "column"],
+)
+def test_arrays_of_any_layout(layer, array):
+    expected = layer(A_VALUE, np.array([1.0, 2.0, 3.0]), 0.5)[0]
+    close(
+        layer(A_VALUE, array, 0.5)[0].double(),
+        np.broadcast_to(expected, array.shape),
+        1e-6 if array.itemsize > 2 else 2e-3,
+    )
+
+
+def test_arrays_that_hold_no_numbers(layer):
+    for array in (np.array(["a", "b", "c"]), np.array([1, 2, None], object)):
+        with pytest.raises(ShapeError):
+            layer(A_VALUE, array, 0.5)
+
+
 def test_numbers_follow_the_dtype_of_arrays(layer, jax_layer):
     A, p = A_VALUE.astype(np.float32), np.ones(3, np.float32)
     assert layer(torch.as_tensor(A), torch.as_tensor(p), 0.5)[0].dtype == torch.float32

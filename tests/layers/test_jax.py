@@ -79,7 +79,13 @@ HESSIANS = {
 }
 
 
-@pytest.mark.parametrize("transform", HESSIANS)
+@pytest.mark.parametrize(
+    "transform",
+    [
+        k if k in ("hessian", "jacfwd of jacfwd", "vmap of hessian") else pytest.param(k, marks=pytest.mark.slow)
+        for k in HESSIANS
+    ],
+)
 def test_hessians(transform):
     x, p = cp.Variable(2), cp.Parameter(2)
     layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [cp.norm(x) <= 1]), [p], [x])
