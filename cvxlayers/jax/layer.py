@@ -101,7 +101,7 @@ class CvxpyLayer:
         return self.solve(*params, solver_args=solver_args, warm_start=warm_start).variables
 
     def solve(self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False) -> Result:
-        """As a call, with the optimal value, status, residuals and iterations."""
+        """As a call, with the optimal value, status, residuals, iterations, and in eager code the certificate."""
         core = self.core
         arrays, dtype = _arrays(params, core.form.parameters)
         ndim = len(core.batch_shape([a.shape for a in arrays]))
