@@ -10,7 +10,7 @@ import numpy as np
 
 from cvxlayers.canonical import current_values, everything
 from cvxlayers.conic.kkt import Certificate
-from cvxlayers.errors import ProblemError
+from cvxlayers.errors import ProblemError, ShapeError
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
 from cvxlayers.solution_map import Point
@@ -65,8 +65,11 @@ class _Session:
     def vjp(self, cotangents: Mapping[Any, Any], objective: Any) -> dict[Any, np.ndarray]:
         given: list[np.ndarray | None] = [None] * len(self.variables)
         for variable, cotangent in cotangents.items():
-            output = self.layer.form.outputs[self.position[variable.id]]
-            given[self.position[variable.id]] = np.broadcast_to(cotangent, (*self.batch_shape, *output.shape))
+            at = self.position.get(getattr(variable, "id", None))
+            if at is None:
+                raise ProblemError(f"{variable} is not a variable or a dual variable of the problem that was solved.")
+            shape = (*self.batch_shape, *self.layer.form.outputs[at].shape)
+            given[at] = _broadcast(cotangent, shape, f"the cotangent of {variable}")
         value = None if objective is None else np.broadcast_to(np.asarray(objective, float), self.batch_shape)
         wanted = range(len(self.parameters))
         grads, certificate = self.layer.vjp(self.point, given, value, self.batch_shape, self.shapes, wanted)
@@ -77,8 +80,10 @@ class _Session:
         given: list[np.ndarray | None] = [None] * len(self.parameters)
         index = {p.id: i for i, p in enumerate(self.parameters)}
         for parameter, tangent in tangents.items():
-            i = index[parameter.id]
-            given[i] = np.broadcast_to(tangent, self.shapes[i])
+            i = index.get(getattr(parameter, "id", None))
+            if i is None:
+                raise ProblemError(f"{parameter} is not a parameter of the problem that was solved.")
+            given[i] = _broadcast(tangent, self.shapes[i], f"the tangent of {parameter}")
         outputs, value, self._certificate = self.layer.jvp(self.point, given, self.batch_shape)
         return dict(zip(self.variables, outputs, strict=True)), value.reshape(self.batch_shape)
 
@@ -132,6 +137,8 @@ def solve(
     >>> (result.vjp({x: 1.0})[p].round(6) + 0.0).tolist()
     [[1.0, 0.0], [1.0, 1.0]]
     """
+    if not hasattr(problem, "constraints"):
+        raise ProblemError(f"'problem' should be a cvxpy.Problem; got {type(problem).__name__}.")
     owned, variables = everything(problem)
     given = dict(parameters or {})
     for parameter in given:
@@ -161,6 +168,13 @@ def solve(
         session.certify,
         session,
     )
+
+
+def _broadcast(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
+    try:
+        return np.broadcast_to(value, shape)
+    except ValueError:
+        raise ShapeError(f"{name} should broadcast to {shape}; got {np.shape(value)}.") from None
 
 
 def _value(parameter: cp.Parameter, value: Any) -> np.ndarray:
