@@ -23,7 +23,8 @@ SINGULAR = -1  # P is not positive definite
 _PIVOT = 1e-13  # a pivot of P, relative to its diagonal entry, below which P counts as singular
 _VIOLATED = 1e-12  # a violation, relative to the size of the numbers it is the difference of
 _VERIFIED = 1e-11  # the same at the end
-_IMPLIED = 1e-9  # the same for a row that depends on active ones: below it they contradict each other by rounding only
+_FLOOR = 1e-14  # rounding, relative to the row times the largest entry of x
+_IMPLIED = 1e-10  # the same for a row that depends on active ones: below it they contradict each other by rounding only
 _ZERO = 1e-13  # a slack, relative in the same way, that is none
 _ROUNDING = 1e-15  # a relative residual that refinement does not improve
 _ONCE = 1e-10  # one after which a single step of refinement is enough
@@ -222,11 +223,11 @@ def _start(j, count, equalities, W, T, H, known, K, h, r, p, g, size, every, sta
 
 
 @inner
-def _certify(j, sign, count, W, p, z):
+def _certify(j, sign, count, equalities, W, p, z):
     """z = sign (e_j + sum of p_k e_Wk): A'z = 0 and b'z < 0."""
     z[j] = sign
     for k in range(count):
-        z[W[k]] = sign * p[k]
+        z[W[k]] = sign * p[k] if W[k] < equalities else max(sign * p[k], 0.0)
 
 
 @inner
@@ -240,32 +241,39 @@ def _point(x, T, W, u, count, v, spread):
 
 
 @inner
-def _total(a, x, b):
-    """The size of the terms of b - a'x."""
-    total = abs(b)
+def _total(a, b, x, largest):
+    """The size of the terms of b - a'x: with the entries of x, and with the largest of them for each."""
+    fine = coarse = abs(b)
     for k in range(x.size):
-        total += abs(a[k] * x[k])
-    return total
+        fine += abs(a[k] * x[k])
+        coarse += abs(a[k]) * largest
+    return fine, coarse
+
+
+@inner
+def _largest(x):
+    """The largest absolute value of the entries."""
+    largest = 0.0
+    for k in range(x.size):
+        largest = max(largest, abs(x[k]))
+    return largest
 
 
 @inner
 def _residual(P, q, A, b, x, u, count, W, g, h, every):
     """g = Px + q + A'z and h = b_W - A_W x, and the larger of their relative sizes."""
-    n, largest, error = x.size, 1e-300, 0.0
+    n = x.size
     for k in range(n):
         g[k] = q[k]
-        largest = max(largest, abs(q[k]))
     add_rows(g, u, A, W, count, 0)
-    for k in range(n):
-        largest = max(largest, abs(g[k]))
+    largest = max(1e-300, _largest(q), _largest(g))
     add_rows(g, x, P, every, n, 0)
-    for k in range(n):
-        error = max(error, abs(g[k]))
-    error /= largest
+    error = _largest(g) / largest
+    largest = _largest(x)
     for k in range(count):
         h[k] = b[W[k]] - dot(A[W[k]], x)
         if abs(h[k]) > error * abs(b[W[k]]):
-            error = max(error, abs(h[k]) / (_total(A[W[k]], x, b[W[k]]) + 1e-300))
+            error = max(error, abs(h[k]) / (_total(A[W[k]], b[W[k]], x, largest)[1] + 1e-300))
     return error
 
 
@@ -303,9 +311,10 @@ def _spread(spread, u, count, W):
 
 
 @inner
-def _verify(A, b, x, state, size, slack, reach):
+def _verify(A, b, x, state, size, slack, reach, pull):
     """Slacks from the original data. 0: no row is violated; 1: one is; 2: x is not finite."""
-    if not np.isfinite(dot(x, x)):
+    largest = max(_largest(x), 1e-6 * pull)  # x may be zero but for rounding
+    if not largest < np.inf:
         return 2
     verdict = 0
     for j in range(slack.size):
@@ -314,10 +323,10 @@ def _verify(A, b, x, state, size, slack, reach):
             continue
         slack[j] = b[j] - dot(A[j], x)
         if slack[j] < _IMPLIED * (abs(b[j]) + size[j] * reach):
-            total = _total(A[j], x, b[j])
-            if slack[j] < -(_IMPLIED if state[j] == _DEPENDS else _VERIFIED) * total:
+            fine, coarse = _total(A[j], b[j], x, largest)
+            if slack[j] < -(_IMPLIED * coarse if state[j] == _DEPENDS else _VERIFIED * fine + _FLOOR * coarse):
                 verdict = 1
-            elif slack[j] <= _ZERO * total:
+            elif slack[j] <= _ZERO * fine + 0.1 * _FLOOR * coarse:
                 slack[j] = 0.0
     return verdict
 
@@ -358,6 +367,10 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
         for k in range(n):
             v[k] = qi[k]
         solve_transposed(T, v, n)
+        diagonal = 0.0
+        for k in range(n):
+            diagonal = max(diagonal, Pi[k, k])
+        pull = _largest(qi) / diagonal  # how large the terms are that x is a sum of, at least
 
         for j in range(m):
             state[j] = _FREE
@@ -384,8 +397,8 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
                     if state[j] == _DEPENDS and outcome == SOLVED:
                         _direction(H[j], count, W, K, h, r, p, every)
                         _distance(j, count, W, T, K, h, r, p, g, size, every)
-                        if _contradicts(j, abs(slack[j]), _VERIFIED * size[j] * reach, count, W, p, bi):
-                            _certify(j, -1.0 if slack[j] > 0.0 else 1.0, count, W, p, zi)
+                        if _contradicts(j, abs(slack[j]), _VERIFIED * size[j] * radius, count, W, p, bi):
+                            _certify(j, -1.0 if slack[j] > 0.0 else 1.0, count, equalities, W, p, zi)
                             outcome = INFEASIBLE
 
             while outcome == SOLVED:
@@ -414,8 +427,8 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
                             partial, blocking = u[k] / -p[k], k
                     t = min(full, partial)
                     if not t < np.inf:
-                        if _contradicts(j, -slack[j], _VERIFIED * size[j] * reach, count, W, p, bi):
-                            _certify(j, 1.0, count, W, p, zi)
+                        if _contradicts(j, -slack[j], _VERIFIED * size[j] * radius, count, W, p, bi):
+                            _certify(j, 1.0, count, equalities, W, p, zi)
                             outcome = INFEASIBLE
                         elif uj > 0.0:
                             outcome = NUMERICAL_ERROR
@@ -450,7 +463,7 @@ def solve(P, q, A, b, equalities, warm, max_iter, start, stop, x, z, s, status, 
                     _refine(xi, T, K, W, u, count, g, h, r, p, spread, every)
                 if error <= _ONCE:
                     break
-            verdict = _verify(Ai, bi, xi, state, size, slack, reach)
+            verdict = _verify(Ai, bi, xi, state, size, slack, reach, pull)
             if outcome != SOLVED:
                 break
             largest = 0.0

@@ -211,6 +211,39 @@ def test_rows_that_contradict_each_other_by_rounding():
     assert solution.x[0] @ A[0] == pytest.approx(1.0, abs=1e-13)
 
 
+@pytest.mark.parametrize("feasible", [True, False])
+def test_ties_everywhere(feasible):
+    """Small integers: parallel rows, rows of zeros, many rows through a vertex, often at the origin."""
+    rng = np.random.default_rng(int(feasible))
+    for n, m in ((1, 6), (2, 9), (3, 12), (5, 20)):
+        A = rng.integers(-2, 3, (200, m, n)).astype(float)
+        b = rng.integers(-1, 4, (200, m)).astype(float)
+        if feasible:
+            b = (A @ rng.integers(-1, 2, (200, n, 1)))[..., 0] + rng.integers(0, 2, (200, m))
+        P, q = np.broadcast_to(np.eye(n), (200, n, n)), rng.integers(-3, 4, (200, n)).astype(float)
+        solution = solve(P, q, A, b)
+        solved = solution.status == Status.SOLVED
+        assert (solved | (solution.status == Status.INFEASIBLE)).all()
+        assert solved.all() == feasible
+        check_optimal(P[solved], q[solved], A[solved], b[solved], 0, solution.take(solved))
+        z, A, b = solution.z[~solved], A[~solved], b[~solved]
+        np.testing.assert_allclose((b * z).sum(-1), -1.0)
+        assert np.abs((A.swapaxes(1, 2) @ z[..., None])[..., 0]).max(initial=0.0) < 1e-12
+        assert z.min(initial=0.0) >= 0.0
+
+
+def test_every_program_ends_in_a_solution_or_a_certificate():
+    """Rows and columns of any scale, nearly parallel after scaling, feasible or not."""
+    rng = np.random.default_rng(1)
+    for n, m in ((3, 8), (6, 14), (9, 20)):
+        A = rng.standard_normal((100, m, n)) * 10.0 ** rng.uniform(-4, 4, (100, m, 1)) * 10.0 ** rng.uniform(-2, 2, n)
+        b = rng.standard_normal((100, m)) * np.abs(A).max(-1)
+        P, q, _, _ = random(100, n, m, seed=n)
+        status = solve(P, q, A, b).status
+        assert ((status == Status.SOLVED) | (status == Status.INFEASIBLE)).all()
+        assert len(np.unique(status)) == 2
+
+
 def test_no_rows():
     P, q, _, _ = random(3, 4, 1, seed=1)
     solution = solve(P, q, np.zeros((0, 4)), np.zeros(0))
