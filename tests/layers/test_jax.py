@@ -52,6 +52,7 @@ JACOBIANS: dict = {
 @pytest.mark.parametrize("transform", JACOBIANS)
 @pytest.mark.parametrize("name", ["linear"])
 def test_jacobians(name, transform):
+    """The table of transforms, on a small problem; other cones are slow to compile."""
     f, v = function("jax", name), jnp.asarray(vector(name))
     close(JACOBIANS[transform](f, v), reverse_jacobian(function("torch", name), vector(name)), 1e-7)
 

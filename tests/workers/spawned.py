@@ -37,7 +37,7 @@ def main() -> None:
     layer = box()
     jobs = [(layer, [[0.5, -1.0, 2.0]] * k) for k in (1, 3)]
     expected = [differentiate(*job) for job in jobs]
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.starmap(differentiate, jobs) == expected
     batch = next(iter(DataLoader(Projected(layer), 4, num_workers=1, multiprocessing_context="spawn")))
     assert torch.allclose(batch[:, 0], torch.tensor([0.0, 0.0, 0.5, 1.0]), atol=1e-6)
