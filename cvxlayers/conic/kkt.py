@@ -230,9 +230,11 @@ class DenseKKT:
         if not np.isfinite(K).all():
             return np.full_like(rhs, np.nan), np.zeros((0, len(K)))
         scale = np.ones(len(K))
+        noise = 1e-13 * np.abs(K).max(initial=0.0)  # a row of rounding errors is not to be blown up
+        real = np.abs(K).max(0, initial=0.0) > noise
         for _ in range(3):
-            largest = np.abs(K * scale * scale[:, None]).max(0)
-            scale /= np.sqrt(np.where(largest > 0, largest, 1.0))
+            largest = np.abs(K * scale * scale[:, None]).max(0, initial=0.0)
+            scale /= np.sqrt(np.where(real, largest, 1.0))
         values, vectors = np.linalg.eigh(K * scale * scale[:, None])
         kept = np.abs(values) > RANK_TOLERANCE * np.abs(values).max(initial=0.0)
         inverse = np.where(kept, 1.0 / np.where(kept, values, 1.0), 0.0)
