@@ -334,6 +334,24 @@ def test_an_empty_parameter():
     assert nothing.grad.shape == (3, 0, 2)
 
 
+def test_a_parameter_without_influence():
+    x, p, q = cp.Variable(2), cp.Parameter(2), cp.Parameter((2, 3))
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p) + 0 * cp.sum(q)))
+    for library in (cvxlayers.torch, cvxlayers.jax):
+        layer = library.CvxpyLayer(problem, [p, q], [x])
+        for p_lead, q_lead in (((), ()), ((4,), (4,)), ((), (4,)), ((4,), ())):
+            p_value, q_value = np.ones((*p_lead, 2)), np.ones((*q_lead, 2, 3))
+            if library is cvxlayers.torch:
+                inputs = [torch.from_numpy(v).requires_grad_() for v in (p_value, q_value)]
+                layer(*inputs)[0].sum().backward()
+                gradient = inputs[1].grad
+            elif p_lead == q_lead:
+                gradient = jax.jit(jax.grad(lambda q, p=p_value, f=layer: f(p, q)[0].sum()))(q_value)
+            else:
+                continue
+            assert gradient.shape == q_value.shape and not np.asarray(gradient).any()
+
+
 def test_a_huge_batch_of_tiny_problems():
     x, p = cp.Variable(2), cp.Parameter(2)
     layer = cvxlayers.torch.CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0]), [p], [x])
