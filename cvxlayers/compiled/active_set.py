@@ -43,7 +43,7 @@ SINGULAR = -1  # P is not positive definite
 
 _PIVOT = 1e-13  # a pivot of P, relative to its diagonal entry, below which P counts as singular
 _VIOLATED = 1e-12  # a violation, relative to the size of the numbers it is the difference of
-_ROUNDING = 1e-15  # a relative residual that refinement does not improve
+_ROUNDING = 1e-14  # a relative residual that refinement does not improve
 _ONCE = 1e-10  # one after which a single step of refinement is enough
 _NONE = 1e-13  # a change of a multiplier, relative to all that change, that is none
 _RESUMES = 8  # how often the last check may send the method back to work

@@ -89,7 +89,7 @@ class _Prepared(Prepared):
     def _seconds(self, data: DenseData) -> float:
         m, n = self.program.m, self.program.n
         setup = 0.0 if data.P.ndim == 2 and data.A.ndim == 2 else n * n * (n / 3 + m)
-        return 5e-7 + 6e-11 * setup + 2e-10 * (n + m) * n * min(n, m) / 2
+        return 4e-7 + 6e-11 * setup + 1e-9 * n * (n + m) + min(n, m) * (7e-8 + 1.8e-10 * n * m)
 
 
 def _whole(values: np.ndarray, dimensions: int) -> np.ndarray:
