@@ -247,8 +247,10 @@ class Layer:
         out = {}
         for p, grad in grads.items():
             parameter = self.form.parameters[p]
-            grad = np.zeros(parameter.size) if grad is None else grad
-            out[p] = vectors.gradient(parameter, grad, point.vectors[p], batch_shape, shapes[p])
+            if grad is None:  # the parameter has no influence
+                out[p] = np.zeros(shapes[p], complex if parameter.complex else float)
+            else:
+                out[p] = vectors.gradient(parameter, grad, point.vectors[p], batch_shape, shapes[p])
         return out, certificate
 
     def jvp(
