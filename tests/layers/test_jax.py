@@ -267,3 +267,29 @@ def test_without_float64():
 def test_static_arguments():
     f = partial(box(), solver_args={"max_iter": 500}, warm_start=True)
     close(jit(grad(lambda v: f(v)[0].sum()))(jnp.array([0.5, -1.0, 2.0])), [1, 0, 0], 1e-7)
+
+
+def test_right_hand_sides_of_one_point_share_a_factor(monkeypatch):
+    """A Jacobian has many right-hand sides and one system."""
+    from cvxlayers.conic.kkt import DenseKKT
+
+    factored, original = [], DenseKKT.__init__
+
+    def counted(self, data, *args, **kwargs):
+        factored.append(data.batch)
+        original(self, data, *args, **kwargs)
+
+    monkeypatch.setattr(DenseKKT, "__init__", counted)
+    f, v = box(), jnp.array([0.5, -1.0, 2.0])
+    for jacobian in (jacrev, jacfwd):
+        factored.clear()
+        close(jit(jacobian(lambda v: f(v)[0]))(v), np.diag([1.0, 0, 0]), 1e-7)
+        assert factored == [1]
+
+
+@pytest.mark.parametrize("name", ["hermitian"])
+def test_singular_systems_under_vmap(name):
+    """A Hermitian cone repeats its eigenvalues: its dual variable in real numbers is not unique, the derivative is."""
+    f, v = function("jax", name), vector(name)
+    expected = reverse_jacobian(function("torch", name), v)
+    close(jit(jacfwd(f))(v), expected, 1e-6)
