@@ -19,7 +19,7 @@ from cvxlayers.conic.elimination import Elimination
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import ProblemError, SettingsError, ShapeError, SolverError
 from cvxlayers.lift_recover import LiftRecover
-from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap
+from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap, threads_for
 from cvxlayers.solvers.choice import Plan, choose
 from cvxlayers.solvers.registry import takes_quadratics
 from cvxlayers.status import Status
@@ -243,7 +243,8 @@ class Layer:
             value = value.reshape(point.batch) * self.form.sense
             if self.form.transform == "exp":
                 value = value * np.nan_to_num(self.objective(point))
-        grads, certificate = self._maps[self.plan.solver].vjp(point, g["x"], g["z"], g["s"], value, wanted)
+        with threads_for(point.batch):
+            grads, certificate = self._maps[self.plan.solver].vjp(point, g["x"], g["z"], g["s"], value, wanted)
         out = {}
         for p, grad in grads.items():
             parameter = self.form.parameters[p]

@@ -6,6 +6,7 @@ Vectors are float64 NumPy arrays, (size,) where the whole batch shares them, els
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -19,6 +20,7 @@ from cvxlayers.conic.kkt import Certificate, DenseKKT, Null, spectrum
 from cvxlayers.conic.polyhedral_kkt import PolyhedralKKT
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.sparse_kkt import SparseKKT, SparseSystem
+from cvxlayers.solvers.blas import one_blas_thread
 from cvxlayers.solvers.solver import Solver
 from cvxlayers.status import Status
 
@@ -144,9 +146,10 @@ class SolutionMap:
 
     def solve(self, vectors: Sequence[np.ndarray], batch: int, warm: ConicSolution | None = None) -> Point:
         """Solve a batch; elements without a solution are NaN, with their status saying why."""
-        with np.errstate(invalid="ignore", over="ignore"):  # an invalid element goes through as NaN
-            data, blocks = self.reduction.reduce(vectors, batch)
-        solution = self.prepared.solve(data, warm)
+        with threads_for(batch):
+            with np.errstate(invalid="ignore", over="ignore"):  # an invalid element goes through as NaN
+                data, blocks = self.reduction.reduce(vectors, batch)
+            solution = self.prepared.solve(data, warm)
         return Point(self.reduction, batch, vectors, data, blocks, solution)
 
     def factor(self, point: Point) -> DenseKKT | PolyhedralKKT | SparseKKT:
@@ -181,9 +184,10 @@ class SolutionMap:
         self, point: Point, gx: np.ndarray, gz: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """The system of the full program at a point, with its residual (batch,) and null space."""
-        rx, rz = self.reduction.reduce_rhs(point.blocks, gx, gz)
-        wx, wz, residual, null = self.factor(point).solve(rx, rz)
-        wx, wz = self.reduction.expand_solution(point.blocks, gx, gz, wx, wz)
+        with threads_for(point.batch):
+            rx, rz = self.reduction.reduce_rhs(point.blocks, gx, gz)
+            wx, wz, residual, null = self.factor(point).solve(rx, rz)
+            wx, wz = self.reduction.expand_solution(point.blocks, gx, gz, wx, wz)
         return wx, wz, residual, null
 
     def _certificate(self, point: Point, residual: np.ndarray, null: Null, enters: Callable) -> Certificate:
@@ -282,6 +286,11 @@ class SolutionMap:
         """Values of the full A, finite at failed elements."""
         A = self.form.lift.A(point.vectors)
         return A if point.failed is None else np.nan_to_num(A, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def threads_for(batch: int) -> AbstractContextManager[None]:
+    """BLAS in one thread for a batch, whose elements have threads of their own: idle BLAS threads spin in their way."""
+    return one_blas_thread() if batch > 1 else nullcontext()
 
 
 def _is_full(program: ConeProgram) -> bool:
