@@ -178,7 +178,7 @@ class SolutionMap:
         """The system at values P and A of the patterns and a primal-dual pair, for (*, batch, n) and (*, batch, m)."""
         program = self.program
         data = ConeData(batch, P, np.zeros(program.n), A, np.zeros(program.m), np.zeros(()))
-        return self._factor(data, z, s).solve(gx, gz)[:2]
+        return self._factor(program.dense(data) if self._small else data, z, s).solve(gx, gz)[:2]
 
     def linear_solve(
         self, point: Point, gx: np.ndarray, gz: np.ndarray
