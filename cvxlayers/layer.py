@@ -282,27 +282,28 @@ class Layer:
         P and A hold the values of the full program, (*lead, nnz) with a lead that broadcasts to the batch of z. With a
         ``point``, z is its solution, and the factors kept there are used.
         """
-        batch_shape = z.shape[:-1]
-        batch = int(np.prod(batch_shape, dtype=int))
         n, m = self.form.program.n, self.form.program.m
-        lead = np.broadcast_shapes(gx.shape[:-1], gz.shape[:-1], batch_shape, P.shape[:-1], A.shape[:-1])
-        if lead[len(lead) - len(batch_shape) :] != batch_shape or len(P.shape) > z.ndim or len(A.shape) > z.ndim:
-            batch_shape, batch = lead, int(np.prod(lead, dtype=int))  # the right-hand sides share nothing
-            z, s = np.broadcast_to(z, (*lead, m)), np.broadcast_to(s, (*lead, m))
-        several = int(np.prod(lead[: len(lead) - len(batch_shape)], dtype=int))
-        gx = np.broadcast_to(gx, (*lead, n)).reshape((several, batch, n))
-        gz = np.broadcast_to(gz, (*lead, m)).reshape((several, batch, m))
-        z, s = z.reshape(batch, m), s.reshape(batch, m)
-        map_ = self._maps[self.plan.solver]
+        system = np.broadcast_shapes(*(v.shape[:-1] for v in (P, A, z, s)))
+        lead = np.broadcast_shapes(system, gx.shape[:-1], gz.shape[:-1])
+        system = (1,) * (len(lead) - len(system)) + system
+        # Axes along which the system is the same hold several right-hand sides of it: they go first.
+        apart = [k for k, (own, all_) in enumerate(zip(system, lead, strict=True)) if own != all_]
+        order = (*apart, *(k for k in range(len(lead)) if k not in apart), len(lead))
+        several, batch = (int(np.prod(v, dtype=int)) for v in ([lead[k] for k in apart], system))
+        gx = np.broadcast_to(gx, (*lead, n)).transpose(order).reshape((several, batch, n))
+        gz = np.broadcast_to(gz, (*lead, m)).transpose(order).reshape((several, batch, m))
+        z, s = (np.broadcast_to(v, (*system, m)).reshape((batch, m)) for v in (z, s))
         if point is not None and point.batch == batch:
-            wx, wz = map_.linear_solve(point, gx, gz)[:2]
+            wx, wz = self._maps[self.plan.solver].linear_solve(point, gx, gz)[:2]
         else:
             P, A = (
-                v if v.ndim == 1 else np.broadcast_to(v, (*batch_shape, v.shape[-1])).reshape((batch, v.shape[-1]))
+                v if v.ndim == 1 else np.broadcast_to(v, (*system, v.shape[-1])).reshape((batch, v.shape[-1]))
                 for v in (P, A)
             )
             wx, wz = self._full_map.linear_solve_at(P, A, z, s, gx, gz, batch)
-        return wx.reshape((*lead, n)), wz.reshape((*lead, m))
+        moved = [lead[k] for k in order[:-1]]
+        back = (*np.argsort(order[:-1]).tolist(), len(lead))
+        return wx.reshape((*moved, n)).transpose(back), wz.reshape((*moved, m)).transpose(back)
 
     @cached_property
     def _full_map(self) -> SolutionMap:
