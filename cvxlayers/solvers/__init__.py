@@ -14,6 +14,7 @@ from cvxlayers.solvers.daqp import DAQP
 from cvxlayers.solvers.diffcp import DiffCP
 from cvxlayers.solvers.ecos import ECOS
 from cvxlayers.solvers.fallback import Fallback
+from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.moreau import Moreau
 from cvxlayers.solvers.osqp import OSQP
 from cvxlayers.solvers.piqp import PIQP
@@ -34,6 +35,7 @@ __all__ = [
     "DiffCP",
     "Fallback",
     "Moreau",
+    "Native",
     "Plan",
     "Prepared",
     "Solver",

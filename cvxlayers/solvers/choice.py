@@ -149,6 +149,7 @@ _WHY_NOT = {
     "ECOS": "slower than Clarabel",
     "DIFFCP": "another solver with a derivative of its own, on request only",
     "MOREAU": "on request only",
+    "NATIVE": "on request only",
 }
 
 

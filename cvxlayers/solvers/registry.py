@@ -21,6 +21,7 @@ _SOLVERS = {
     "ECOS": "ecos.ECOS",
     "DIFFCP": "diffcp.DiffCP",
     "MOREAU": "moreau.Moreau",
+    "NATIVE": "interior_point.native.Native",
 }
 
 # Ours, by the names that solvers and CVXPY give to it. Of several tolerances the tightest counts.

@@ -1,0 +1,6 @@
+"""The native solver: a batched interior-point method for all cones, on NumPy, PyTorch and JAX arrays."""
+
+from cvxlayers.solvers.interior_point.native import Native
+from cvxlayers.solvers.interior_point.outcome import Outcome
+
+__all__ = ["Native", "Outcome"]
