@@ -51,7 +51,7 @@ def solver_class(name: str) -> type[Solver]:
     if path is None:
         hint = did_you_mean(name.upper(), _SOLVERS)
         raise SettingsError(f"there is no solver '{name}'.{hint} Ours are {', '.join(_SOLVERS)}.")
-    module, attribute = path.split(".")
+    module, _, attribute = path.rpartition(".")
     return getattr(import_module(f"cvxlayers.solvers.{module}"), attribute)
 
 
