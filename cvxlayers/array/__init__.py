@@ -12,11 +12,30 @@ from typing import Any
 import numpy as np
 
 from cvxlayers.array.library import library_of, namespace
+from cvxlayers.array.parameters import real_dtype, register_pytree, to_library_of, unify, visible
 from cvxlayers.array.symmetric import eigh
 
 Array = Any
 
-__all__ = ["constant", "eigh", "loop", "lyapunov", "moreau", "namespace"]
+__all__ = [
+    "cholesky",
+    "constant",
+    "eigh",
+    "implicit",
+    "iterate",
+    "loop",
+    "lyapunov",
+    "moreau",
+    "namespace",
+    "real_dtype",
+    "register_pytree",
+    "stop_gradient",
+    "to_library_of",
+    "triangular_inverse",
+    "triangular_solve",
+    "unify",
+    "visible",
+]
 
 
 def constant(build: Callable[..., np.ndarray], args: tuple, like: Array) -> Array:
@@ -75,3 +94,67 @@ def moreau(cone: Any, u: Array, mu: Any = None) -> tuple[Array, Array]:
     an array of u's batch shape) is a constant of the derivative. ``cone`` is hashable.
     """
     return library_of(u).moreau(cone, u, mu)
+
+
+def stop_gradient(x: Array) -> Array:
+    """x as a constant of every derivative.
+
+    >>> stop_gradient(np.ones(2))
+    array([1., 1.])
+    """
+    return library_of(x).stop_gradient(x)
+
+
+def implicit(rule: Any, *args: Array) -> tuple[Array, ...]:
+    """The outputs ``(y, *aux) = rule.forward(*args)``, where y has the derivative that ``rule`` says, aux has none.
+
+    ``rule`` is hashable, and has
+
+    - ``forward(*args)``: a tuple of arrays; nothing is differentiated inside, so it may iterate or leave the library;
+    - ``tangent(outputs, args, tangents)``: dy, linear in ``tangents`` (one per argument), in plain operations on
+      ``outputs`` and ``args``, which may be differentiated again: derivatives of every order follow;
+    - optionally ``cotangent(outputs, args, g)``: a tuple, one cotangent (or None for zero) per argument: the transpose
+      of ``tangent``. Without it the frameworks transpose ``tangent`` themselves, so it must then consist of operations
+      that they can transpose (no loops but those of fixed length). JAX differentiates a rule that has ``cotangent`` in
+      reverse mode only.
+
+    All arguments are floating-point arrays with the same number of axes, so that a batch dimension can be put in front
+    of all of them. Example: prox_{tau f} has the tangent D (dx - v dtau), v = (x - y)/tau, D symmetric, which is also
+    its cotangent (D g, -<v, D g>).
+
+    >>> class SquareRoot:
+    ...     def forward(self, x):
+    ...         return (np.sqrt(x),)
+    ...     def tangent(self, outputs, args, tangents):
+    ...         return tangents[0] / (2 * outputs[0])
+    >>> implicit(SquareRoot(), np.array([4.0]))
+    (array([2.]),)
+    """
+    return library_of(args[0]).implicit(rule, *args)
+
+
+def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[Any], Array]) -> Any:
+    """``state = body(state)`` until ``done(state)`` is all true, at most ``limit`` times.
+
+    One loop in JAX, whose length is seen at run time; NumPy and PyTorch look at ``done`` after each round. While a
+    CUDA graph is captured nothing can be looked at, and all rounds are made: ``body`` must leave done entries alone.
+
+    >>> iterate(9, lambda state: (2 * state[0],), (np.ones(1),), lambda state: state[0] > 7)
+    (array([8.]),)
+    """
+    return library_of(done(state)).iterate(limit, body, state, done)
+
+
+def cholesky(M: Array) -> Array:
+    """The lower triangular L with L L' = M, (*batch, k, k); NaN where M is not positive definite, no exception."""
+    return library_of(M).cholesky(M)
+
+
+def triangular_solve(L: Array, B: Array, *, transpose: bool = False) -> Array:
+    """L^-1 B, or L'^-1 B with ``transpose``, for lower triangular L (*batch, k, k) and B (*batch, k, c)."""
+    return library_of(L).triangular_solve(L, B, transpose)
+
+
+def triangular_inverse(L: Array) -> Array:
+    """L^-1 for lower triangular L (*batch, k, k)."""
+    return triangular_solve(L, constant(np.eye, (L.shape[-1],), L))

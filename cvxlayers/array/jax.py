@@ -50,3 +50,88 @@ def _moreau_jvp(cone, primals, tangents):
 
 def moreau(cone: Any, u: jax.Array, mu: Any) -> tuple[jax.Array, jax.Array]:
     return _moreau(cone, u, mu)
+
+
+def stop_gradient(x: jax.Array) -> jax.Array:
+    return jax.lax.stop_gradient(x)
+
+
+def has_values(x: jax.Array) -> bool:
+    return not isinstance(x, jax.core.Tracer)
+
+
+def visible(x: jax.Array) -> np.ndarray | None:
+    if isinstance(x, jax.core.Tracer) or any(d.platform != "cpu" for d in x.devices()):
+        return None
+    return np.asarray(x)
+
+
+@partial(jax.jit, static_argnums=(0,))
+def _forward(rule, *args):
+    return tuple(rule.forward(*args))
+
+
+_with_tangent = jax.custom_jvp(_forward, nondiff_argnums=(0,))
+_with_cotangent = jax.custom_vjp(_forward, nondiff_argnums=(0,))
+
+
+@_with_tangent.defjvp
+def _tangent(rule, primals, tangents):
+    outputs = _with_tangent(rule, *primals)
+    # The tangent of an integer output is an array of float0.
+    aux = tuple(
+        jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.inexact) else np.zeros(a.shape, jax.dtypes.float0)
+        for a in outputs[1:]
+    )
+    return outputs, (rule.tangent(outputs, primals, tangents), *aux)
+
+
+def _save(rule, *args):
+    outputs = _with_cotangent(rule, *args)
+    return outputs, (outputs, args)
+
+
+def _cotangent(rule, saved, cotangents):
+    outputs, args = saved
+    found = rule.cotangent(outputs, args, cotangents[0])
+    return tuple(jnp.zeros_like(x) if c is None else c for c, x in zip(found, args, strict=True))
+
+
+_with_cotangent.defvjp(_save, _cotangent)
+
+
+def implicit(rule: Any, *args: jax.Array) -> tuple[jax.Array, ...]:
+    call = _with_cotangent if hasattr(rule, "cotangent") else _with_tangent
+    return call(rule, *(jnp.asarray(x) for x in args))
+
+
+def register_pytree(cls: type, leaves: tuple[str, ...]) -> None:
+    def flatten(instance):
+        rest = tuple((name, value) for name, value in vars(instance).items() if name not in leaves)
+        return tuple(getattr(instance, name) for name in leaves), rest
+
+    def unflatten(rest, children):
+        # Not through __init__: JAX also unflattens with children that are no arrays.
+        instance = object.__new__(cls)
+        instance.__dict__.update(rest, **dict(zip(leaves, children, strict=True)))
+        return instance
+
+    jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+
+
+def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[Any], jax.Array]) -> Any:
+    def more(carry: Any) -> jax.Array:
+        k, state = carry
+        return (k < limit) & ~jnp.all(done(state))
+
+    return jax.lax.while_loop(more, lambda carry: (carry[0] + 1, body(carry[1])), (0, state))[1]
+
+
+def cholesky(M: jax.Array) -> jax.Array:
+    return jax.lax.linalg.cholesky(M, symmetrize_input=False)
+
+
+def triangular_solve(L: jax.Array, B: jax.Array, transpose: bool) -> jax.Array:
+    lead = jnp.broadcast_shapes(L.shape[:-2], B.shape[:-2])
+    L, B = (jnp.broadcast_to(v, (*lead, *v.shape[-2:])) for v in (L, B))
+    return jax.lax.linalg.triangular_solve(L, B, left_side=True, lower=True, transpose_a=transpose)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from scipy.linalg import get_lapack_funcs
 
 from cvxlayers.array.symmetric import eigh, lyapunov_in_basis
 
@@ -32,3 +33,55 @@ def moreau(cone: Any, u: np.ndarray, mu: Any) -> tuple[np.ndarray, np.ndarray]:
     # The branches that `where` throws away may divide by zero or overflow.
     with np.errstate(all="ignore"):
         return cone._pair(u, mu)
+
+
+def stop_gradient(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def visible(x: np.ndarray) -> np.ndarray:
+    return x
+
+
+def has_values(x: np.ndarray) -> bool:
+    return True
+
+
+def implicit(rule: Any, *args: np.ndarray) -> tuple[np.ndarray, ...]:
+    with np.errstate(all="ignore"):
+        return tuple(rule.forward(*args))
+
+
+def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[Any], Any]) -> Any:
+    for _ in range(limit):
+        if np.all(done(state)):
+            break
+        state = body(state)
+    return state
+
+
+def cholesky(M: np.ndarray) -> np.ndarray:
+    try:
+        return np.linalg.cholesky(M)
+    except np.linalg.LinAlgError:
+        return np.stack([_cholesky(m) for m in M.reshape((-1, *M.shape[-2:]))]).reshape(M.shape)
+
+
+def _cholesky(M: np.ndarray) -> np.ndarray:
+    try:
+        return np.linalg.cholesky(M)
+    except np.linalg.LinAlgError:
+        return np.full_like(M, np.nan)
+
+
+def triangular_solve(L: np.ndarray, B: np.ndarray, transpose: bool) -> np.ndarray:
+    lead = np.broadcast_shapes(L.shape[:-2], B.shape[:-2])
+    out = np.empty((*lead, *B.shape[-2:]), np.result_type(L, B))
+    if out.size == 0:
+        return out
+    (trtrs,) = get_lapack_funcs(("trtrs",), dtype=out.dtype)
+    L, B = (np.broadcast_to(v, (*lead, *v.shape[-2:])) for v in (L, B))
+    for i in np.ndindex(*lead):
+        # The Fortran view of L is upper triangular, its transpose.
+        out[i] = trtrs(L[i].T, B[i], lower=0, trans=0 if transpose else 1)[0]
+    return out

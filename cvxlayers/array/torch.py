@@ -152,3 +152,92 @@ class _Moreau(torch.autograd.Function):
 
 def moreau(cone: Any, u: Tensor, mu: Any) -> tuple[Tensor, Tensor]:
     return _Moreau.apply(cone, u, mu.expand(u.shape[:-1]) if isinstance(mu, Tensor) else mu)
+
+
+def stop_gradient(x: Tensor) -> Tensor:
+    return x.detach()
+
+
+def has_values(x: Tensor) -> bool:
+    return True
+
+
+def visible(x: Tensor) -> np.ndarray | None:
+    if x.device.type != "cpu" or torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
+        return None
+    x = x.detach().resolve_conj().resolve_neg()
+    return (x.to(torch.float32) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+class _Implicit(torch.autograd.Function):
+    """The outputs of a rule, the first of them differentiated as the rule says."""
+
+    @staticmethod
+    def forward(rule, *args):
+        # An input that is returned as it came could not be saved.
+        return tuple(y.view_as(y) if any(y is x for x in args) else y for y in rule.forward(*args))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.rule, *args = inputs
+        ctx.count = len(output)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output, *args)
+        ctx.save_for_forward(*args)
+
+    @staticmethod
+    def backward(ctx, g, *_):
+        saved = ctx.saved_tensors
+        outputs, args = saved[: ctx.count], saved[ctx.count :]
+        if hasattr(ctx.rule, "cotangent"):
+            return None, *ctx.rule.cotangent(outputs, args, g)
+        _, transpose = torch.func.vjp(
+            lambda *tangents: ctx.rule.tangent(outputs, args, tangents), *(torch.zeros_like(x) for x in args)
+        )
+        return None, *transpose(g)
+
+    @staticmethod
+    def jvp(ctx, _rule, *tangents):
+        with outer_forward_mode():
+            args = tuple(forward_ad.unpack_dual(x).primal for x in ctx.saved_tensors)
+            outputs = _Implicit.apply(ctx.rule, *args)
+            tangents = tuple(torch.zeros_like(x) if h is None else h for x, h in zip(args, tangents, strict=True))
+            dy = ctx.rule.tangent(outputs, args, tangents)
+            return dy, *(None for _ in outputs[1:])
+
+    @staticmethod
+    def vmap(info, in_dims, rule, *args):
+        args = tuple(_to_front(x, d, info.batch_size) for x, d in zip(args, in_dims[1:], strict=True))
+        outputs = _Implicit.apply(rule, *args)
+        return outputs, tuple(0 for _ in outputs)
+
+
+def implicit(rule: Any, *args: Tensor) -> tuple[Tensor, ...]:
+    return _Implicit.apply(rule, *args)
+
+
+def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[Any], Tensor]) -> Any:
+    for _ in range(limit):
+        found = done(state)
+        if _readable(found) and bool(found.all()):
+            break
+        state = body(state)
+    return state
+
+
+def _readable(x: Tensor) -> bool:
+    """Whether x has values to look at: not under torch.func.vmap, nor while a CUDA graph is recorded on its device."""
+    while not torch._C._functorch.is_batchedtensor(x):
+        if not torch._C._functorch.is_gradtrackingtensor(x):
+            return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+        x = torch._C._functorch.get_unwrapped(x)
+    return False
+
+
+def cholesky(M: Tensor) -> Tensor:
+    L, info = torch.linalg.cholesky_ex(M)
+    return torch.where((info == 0)[..., None, None], L, torch.nan)
+
+
+def triangular_solve(L: Tensor, B: Tensor, transpose: bool) -> Tensor:
+    return torch.linalg.solve_triangular(L.mT if transpose else L, B, upper=transpose)
