@@ -1,0 +1,1 @@
+"""The barriers of the cones: one cone per file, and their product."""

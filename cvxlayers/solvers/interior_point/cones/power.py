@@ -1,0 +1,127 @@
+"""The three-dimensional power cone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cvxlayers.array import namespace
+from cvxlayers.sets.root import increasing_root
+from cvxlayers.solvers.interior_point.cones.three_dimensional import ThreeDimensionalBarrier, matrix, unit
+
+Array = Any
+
+
+class PowerBarrier(ThreeDimensionalBarrier):
+    """F*(z) = -log(phi - z_2^2) - (1 - a) log z_0 - a log z_1 with phi = (z_0/a)^(2a) (z_1/(1 - a))^(2 - 2a).
+
+    Its conjugate F: grad F(s) = -z~ with grad F*(z~) = -s. With t = phi/(phi - z~_2^2) > 1 the equations of the
+    gradient read z~_0 = (2 a t + 1 - a)/s_0, z~_1 = (2 (1 - a) t + a)/s_1, z~_2 = -2 (t - 1)/s_2, and the definition
+    of phi is one equation for log(t - 1).
+
+    Source: for the barrier, P. R. Chares, Cones and interior-point algorithms for structured convex optimization
+    involving powers and exponentials, PhD thesis, Louvain, 2009.
+    """
+
+    def __init__(self, alpha: float) -> None:
+        self.alpha, self.beta = alpha, 1.0 - alpha
+
+    def unit(self, like: Array) -> Array:
+        return unit((math.sqrt(1.0 + self.alpha), math.sqrt(1.0 + self.beta), 0.0), like)
+
+    def _conjugate(self, s: Array) -> tuple[Array, Array]:
+        """z~, and the gap log phi(s)/s_2^2-like measure of how far inside s is: z~ (*batch, count, 3), t."""
+        xp = namespace(s)
+        a, b = self.alpha, self.beta
+        x, y, z = s[..., 0], s[..., 1], xp.abs(s[..., 2])
+        tiny = float(xp.finfo(s.dtype).smallest_normal) ** 0.25
+        some = z > tiny * (x + y)
+        z = xp.where(some, z, 1.0)
+        x_, y_ = xp.where(some, x, 2.0), xp.where(some, y, 2.0)
+        shift = 2.0 * (xp.log(z) - a * xp.log(a * x_) - b * xp.log(b * y_)) - math.log(4.0)
+
+        def equation(r: Array) -> tuple[Array, Array]:  # in r = log(t - 1), increasing
+            e = xp.exp(r)
+            t = 1.0 + e
+            left, right = 2.0 * a * t + b, 2.0 * b * t + a
+            value = xp.log(t) + r - 2.0 * a * xp.log(left) - 2.0 * b * xp.log(right) - shift
+            return value, e / t + 1.0 - 4.0 * (a * a / left + b * b / right) * e
+
+        r = increasing_root(equation, xp.zeros_like(x) + 80.0, 30)
+        e = xp.where(some, xp.exp(r), 0.0)
+        t = 1.0 + e
+        first, second = (2.0 * a * t + b) / x, (2.0 * b * t + a) / y
+        third = xp.where(some, -2.0 * e / z, 0.0) * xp.where(s[..., 2] < 0, -1.0, 1.0)
+        return xp.stack([first, second, third], axis=-1), t
+
+    def _gradient_primal(self, s: Array) -> Array:
+        return -self._conjugate(s)[0]
+
+    def _psi(self, z: Array) -> tuple[Array, ...]:
+        """phi, psi = phi - z_2^2 without cancellation, and the first derivatives of psi."""
+        xp = namespace(z)
+        a, b = self.alpha, self.beta
+        root = xp.exp(a * xp.log(z[..., 0] / a) + b * xp.log(z[..., 1] / b))
+        phi = root * root
+        size = xp.abs(z[..., 2])
+        return phi, (root - size) * (root + size), 2 * a * phi / z[..., 0], 2 * b * phi / z[..., 1], -2.0 * z[..., 2]
+
+    def _second(self, z: Array, phi: Array) -> tuple[Array, Array, Array]:
+        a, b = self.alpha, self.beta
+        x, y = z[..., 0], z[..., 1]
+        return 2 * a * (2 * a - 1) * phi / (x * x), 4 * a * b * phi / (x * y), 2 * b * (2 * b - 1) * phi / (y * y)
+
+    def _derivatives_dual(self, z: Array) -> tuple[Array, Array]:
+        xp = namespace(z)
+        a, b = self.alpha, self.beta
+        x, y = z[..., 0], z[..., 1]
+        phi, psi, p0, p1, p2 = self._psi(z)
+        p00, p01, p11 = self._second(z, phi)
+        g = xp.stack([-p0 / psi - b / x, -p1 / psi - a / y, -p2 / psi], axis=-1)
+        d0, d1, d2 = p0 / psi, p1 / psi, p2 / psi
+        h00 = d0 * d0 - p00 / psi + b / (x * x)
+        h11 = d1 * d1 - p11 / psi + a / (y * y)
+        h01, h02, h12, h22 = d0 * d1 - p01 / psi, d0 * d2, d1 * d2, d2 * d2 + 2.0 / psi
+        return g, matrix(((h00, h01, h02), (h01, h11, h12), (h02, h12, h22)))
+
+    def _third_dual(self, z: Array, u: Array, v: Array) -> Array:
+        xp = namespace(z)
+        a, b = self.alpha, self.beta
+        x, y = z[..., 0], z[..., 1]
+        phi, psi, p0, p1, p2 = self._psi(z)
+        p00, p01, p11 = self._second(z, phi)
+        u0, u1, u2, v0, v1, v2 = (d[..., i] for d in (u, v) for i in range(3))
+        hu = (p00 * u0 + p01 * u1, p01 * u0 + p11 * u1, -2.0 * u2)
+        hv = (p00 * v0 + p01 * v1, p01 * v0 + p11 * v1, -2.0 * v2)
+        pu, pv = p0 * u0 + p1 * u1 + p2 * u2, p0 * v0 + p1 * v1 + p2 * v2
+        puv = hu[0] * v0 + hu[1] * v1 + hu[2] * v2
+        t000, t111 = p00 * (2 * a - 2) / x, p11 * (2 * b - 2) / y
+        t001, t011 = p00 * 2 * b / y, p11 * 2 * a / x
+        mixed = u0 * v1 + u1 * v0
+        third = (
+            t000 * u0 * v0 + t001 * mixed + t011 * u1 * v1,
+            t001 * u0 * v0 + t011 * mixed + t111 * u1 * v1,
+            0.0,
+        )
+        own = (-2.0 * b * u0 * v0 / x**3, -2.0 * a * u1 * v1 / y**3, 0.0)
+        entries = [
+            -third[i] / psi + (pu * hv[i] + pv * hu[i] + puv * p) / psi**2 - 2.0 * pu * pv * p / psi**3 + own[i]
+            for i, p in enumerate((p0, p1, p2))
+        ]
+        return xp.stack(entries, axis=-1)
+
+    def _barrier_dual(self, z: Array) -> Array:
+        xp = namespace(z)
+        return -xp.log(self._psi(z)[1]) - self.beta * xp.log(z[..., 0]) - self.alpha * xp.log(z[..., 1])
+
+    def centrality(self, s: Array, z: Array) -> Array:
+        """F(s) = -F*(z~) - 3, as the conjugate of F* at -s."""
+        xp = namespace(s)
+        a, b = self.alpha, self.beta
+        x, y = s[..., 0], s[..., 1]
+        inside = (x > 0) & (y > 0) & (z[..., 0] > 0) & (z[..., 1] > 0)
+        safe = xp.where(inside[..., None], s, self.unit(s))
+        inside = inside & (a * xp.log(safe[..., 0]) + b * xp.log(safe[..., 1]) > xp.log(xp.abs(safe[..., 2])))
+        safe = xp.where(inside[..., None], s, self.unit(s))
+        total = self._barrier_dual(z) - self._barrier_dual(self._conjugate(safe)[0]) - 3.0
+        return xp.where(inside, total, float("inf"))

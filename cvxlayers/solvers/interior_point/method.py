@@ -1,0 +1,276 @@
+"""The interior-point method: residuals, scaling, Newton system, predictor, corrector, step; on arrays of any library.
+
+The homogeneous embedding of a cone program with a quadratic objective asks for x, s in K, z in K*, tau, kappa >= 0 with
+
+    P x + A'z + q tau = 0,   A x + s - b tau = 0,   x'Px/tau + q'x + b'z + kappa = 0,   s'z = tau kappa = 0.
+
+Where tau > 0, (x, s, z)/tau solves the program; where kappa > 0, z or (x, s) proves that there is no solution.
+Per-element scalars keep a last axis of one; an element that is done, or broken, changes no more.
+
+Source: P. J. Goulart, Y. Chen, Clarabel: An interior-point solver for conic programs with quadratic objectives,
+doi 10.48550/arXiv.2405.12762.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from cvxlayers.array import iterate, namespace
+from cvxlayers.conic.residuals import ABSENT
+from cvxlayers.sets import Nonnegative, Product
+from cvxlayers.solvers.interior_point.cones.barrier import inverse
+from cvxlayers.solvers.interior_point.cones.nonnegative import NonnegativeBarrier
+from cvxlayers.solvers.interior_point.cones.product import ProductBarrier
+from cvxlayers.solvers.interior_point.equilibrate import equilibrate
+from cvxlayers.solvers.interior_point.kkt import NewtonSystem
+from cvxlayers.solvers.interior_point.native import Native
+from cvxlayers.solvers.interior_point.outcome import Outcome
+from cvxlayers.solvers.interior_point.verdict import dot, norm, residuals, times, transposed_times, verdict
+
+Array = Any
+
+STEP = 0.99  # share of the longest step that is taken
+SHRINK = 0.8  # factor of the backtracking for cones without a closed form
+BACKTRACKS = 40
+PATIENCE = 12  # rounds without a better point after which an element is given up
+PROOF = 1e-9  # residual, scaled, at which a ray counts as a certificate while the loop runs
+REGULARIZATION = {"float64": 1e-12, "mixed": 1e-6, "float32": 1e-6}  # of the factorized matrix, relative
+REFINEMENTS = {"float64": 1, "mixed": 6, "float32": 2}
+FLOAT32_TOL = 1e-5
+
+
+class Iterate(NamedTuple):
+    """A point of the embedding: x (*batch, n), s and z (*batch, m), tau and kappa (*batch, 1)."""
+
+    x: Array
+    s: Array
+    z: Array
+    tau: Array
+    kappa: Array
+
+
+class State(NamedTuple):
+    """What the loop carries: the point, the best one so far with its largest residual, and who is done, (*batch, 1)."""
+
+    point: Iterate
+    best: Iterate
+    merit: Array
+    done: Array
+    waited: Array  # rounds since the best point
+    regularization: Array
+    iterations: Array
+
+
+def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native) -> Outcome:
+    """Minimize (1/2) x'Px + q'x subject to Ax + s = b, s in K, for a batch of dense programs.
+
+    ``P`` (*batch, n, n) symmetric and full, ``q`` (*batch, n), ``A`` (*batch, m, n), ``b`` (*batch, m), of a floating
+    dtype; batch dimensions broadcast, so shared data may lack them or have ones there. Under ``jax.jit`` and
+    ``jax.vmap`` it is one loop. An element's numbers do not depend on its neighbours. The derivative is not taken
+    through it: `cvxlayers.conic.array_kkt` has the system of the implicit function theorem.
+
+    >>> import numpy as np
+    >>> cone = Product((Nonnegative(2),))
+    >>> out = solve(cone, np.eye(2), np.array([1.0, -2.0]), -np.eye(2), np.zeros(2), Native())
+    >>> (out.x.round(6) + 0.0).tolist(), int(out.status)
+    ([0.0, 2.0], 0)
+    """
+    xp = namespace(P, q, A, b)
+    n, m = q.shape[-1], b.shape[-1]
+    if settings.precision == "float32" and q.dtype != xp.float32:
+        out = solve(cone, *(xp.astype(v, xp.float32) for v in (P, q, A, b)), settings)
+        return Outcome(*(v if v.ndim < out.x.ndim else xp.astype(v, q.dtype) for v in out))
+    if not n:  # a variable that does nothing
+        q = xp.zeros_like(b[..., :1]) if m else xp.zeros_like(xp.sum(b, axis=-1, keepdims=True))
+        P, A = xp.ones_like(q)[..., None], xp.zeros_like(b)[..., None]
+    if not m:  # a constraint that says nothing
+        A, b, cone = xp.zeros_like(q)[..., None, :], xp.ones_like(q[..., :1]), Product((Nonnegative(1),))
+    barrier = ProductBarrier(cone)
+    valid, absent = _valid(P, 2) & _valid(q, 1) & _valid(A, 2), _absent(barrier, b)
+    valid = valid & xp.all(xp.isfinite(b) | absent, axis=-1, keepdims=True)
+    data = tuple(xp.where(xp.isfinite(v), v, 0.0) for v in (P, q, A, b))
+    precision = "float32" if q.dtype == xp.float32 else settings.precision
+    tol = max(settings.tol, FLOAT32_TOL) if precision == "float32" else settings.tol
+    method = Method(barrier, data, absent, tol, precision)
+    state = iterate(settings.max_iter, method.round, method.start(valid), lambda state: state.done)
+    point, ray = method.unscaled(state.best, state.best.tau), method.unscaled(state.point, state.point.kappa)
+    out = verdict(data, point, ray, absent, valid, state.done, state.iterations, tol)
+    if not n:
+        out = out._replace(x=out.x[..., :0])
+    return out if m else out._replace(z=out.z[..., :0], s=out.s[..., :0])
+
+
+class Method:
+    """The rounds of the method for one batch of finite data."""
+
+    def __init__(self, barrier: ProductBarrier, data: tuple, absent: Array, tol: float, precision: str) -> None:
+        self.barrier, self.tol, self.precision = barrier, tol, precision
+        self.scaled = equilibrate(barrier, *data, absent)
+        # What turns the scaled dual and primal residuals into those of the data.
+        self.dual_unit = 1.0 / (self.scaled.d * self.scaled.c)
+        self.primal_unit = 1.0 / self.scaled.e
+
+    def start(self, valid: Array) -> State:
+        """The least-norm point moved into the cones where all of them are symmetric, else the central point."""
+        k, barrier = self.scaled, self.barrier
+        xp = namespace(k.q)
+        one = xp.ones_like(k.c)
+        unit = barrier.unit(k.b)
+        x, s, z = xp.zeros_like(k.q), unit, unit
+        regularization = one * REGULARIZATION[self.precision]
+        if barrier.symmetric:
+            system = self._system(barrier.scaling(unit, unit), regularization)
+            x, z = (v[..., 0] for v in system.solve(-k.q[..., None], k.b[..., None]))
+            good = xp.isfinite(xp.sum(x, axis=-1, keepdims=True) + xp.sum(z, axis=-1, keepdims=True))
+            x, z = xp.where(good, x, 0.0), xp.where(good, z, unit)
+            s = self._inside(-z * self._cones(z), unit)
+            z = self._inside(z, unit)
+        point = Iterate(x, s, z, one, one)
+        none = xp.zeros_like(one)
+        return State(point, point, none + float("inf"), ~(valid & (one > 0)), none, regularization, none)
+
+    def _inside(self, v: Array, unit: Array) -> Array:
+        """v, moved along the unit where it is not inside the cones."""
+        if not self.barrier.groups:
+            return v
+        depth = self.barrier.depth(v)
+        return v + namespace(v).where(depth < 1e-4, 1.0 - depth, 0.0) * unit
+
+    def _cones(self, v: Array) -> Array:
+        """0 at the equalities, 1 at the other rows."""
+        xp, p = namespace(v), self.barrier.equalities
+        one = xp.ones_like(v)
+        return xp.concat([0.0 * one[..., :p], one[..., p:]], axis=-1) if p else one
+
+    def _system(self, W: list, regularization: Array) -> NewtonSystem:
+        low = namespace(regularization).float32 if self.precision == "mixed" else None
+        k = self.scaled
+        return NewtonSystem(self.barrier, k.P, k.A, W, regularization, REFINEMENTS[self.precision], low)
+
+    def unscaled(self, point: Iterate, by: Array) -> tuple[Array, Array, Array]:
+        """x, z and s of the program as given: of the solution for ``by`` tau, of a ray for any other scale."""
+        k, by = self.scaled, namespace(point.x).where(by > 0, by, 1.0)
+        return k.d * point.x / by, k.e * point.z / (k.c * by), point.s / (k.e * by)
+
+    def round(self, state: State) -> State:
+        """One iteration: measure, factor, predict, correct, step."""
+        k, barrier = self.scaled, self.barrier
+        x, s, z, tau, kappa = state.point
+        xp = namespace(x)
+        # residuals
+        Px, ATz, Ax = times(k.P, x), transposed_times(k.A, z), times(k.A, x)
+        xPx, qx, bz = dot(x, Px), dot(k.q, x), dot(k.b, z)
+        rx, rz, rtau = Px + ATz + k.q * tau, Ax + s - k.b * tau, xPx / tau + qx + bz + kappa
+        mu = (dot(s, z) + tau * kappa) / (barrier.degree + 1)
+        state = self._measured(state, Px, ATz, Ax, qx, bz)
+        # scaling and factor
+        W = barrier.scaling(s, z)
+        system = self._system(W, state.regularization)
+        # predictor, and the direction of the constant right-hand side
+        top, low = xp.stack([-k.q + 0.0 * rx, -rx], axis=-1), xp.stack([k.b + 0.0 * rz, s - rz], axis=-1)
+        both_x, both_z = system.solve(top, low)
+        x2, z2, x1, z1 = both_x[..., 0], both_z[..., 0], both_x[..., 1], both_z[..., 1]
+        slope = 2.0 * Px / tau + k.q
+        curvature = kappa / tau - dot(slope, x2) - dot(k.b, z2) + xPx / (tau * tau)
+
+        def direction(x1: Array, z1: Array, share: Array, dkappa: Array) -> Iterate:
+            """From a solution for right-hand sides with ``share`` of the residuals; kappa dtau + tau dkappa = -..."""
+            dtau = (share * rtau - dkappa / tau + dot(slope, x1) + dot(k.b, z1)) / curvature
+            dx, dz = x1 + dtau * x2, z1 + dtau * z2
+            ds = (k.b * dtau - times(k.A, dx) - share * rz) * self._cones(s)
+            return Iterate(dx, ds, dz, dtau, -(dkappa + kappa * dtau) / tau)
+
+        affine = direction(x1, z1, 1.0, kappa * tau)
+        alpha = self._step(W, state.point, affine, aim=float("inf"))
+        sigma = (1.0 - alpha) ** 3
+        # corrector
+        c = barrier.corrector(W, s, z, affine.s, affine.z, sigma * mu)
+        share = 1.0 - sigma
+        x1, z1 = system.solve((-share * rx)[..., None], (c - share * rz)[..., None])
+        dkappa = kappa * tau + affine.kappa * affine.tau - sigma * mu
+        move = direction(x1[..., 0], z1[..., 0], share, dkappa)
+        alpha = STEP * self._step(W, state.point, move, aim=1.0, share=STEP)
+        new = Iterate(*(v + alpha * dv for v, dv in zip(state.point, move, strict=True)))
+        return self._moved(state, new, alpha, system.ok())
+
+    def _measured(self, state: State, Px: Array, ATz: Array, Ax: Array, qx: Array, bz: Array) -> State:
+        """The state with the point compared with the best one, and the elements that are done."""
+        k, (x, s, z, tau, kappa) = self.scaled, state.point
+        xp = namespace(x)
+        dual, primal, t = self.dual_unit / tau, self.primal_unit / tau, 1.0 / tau
+        parts = residuals(
+            dual * Px, dual * ATz, self.dual_unit * k.q, primal * Ax, primal * s, self.primal_unit * k.b,
+            k.d * x * t, k.e * z * t / k.c,
+        )  # fmt: skip
+        merit = xp.maximum(xp.maximum(parts[0], parts[1]), parts[2])
+        better = (merit < state.merit) & ~state.done
+        progress = (merit < 0.9 * state.merit) & ~state.done
+        best = Iterate(*(xp.where(better, new, old) for new, old in zip(state.point, state.best, strict=True)))
+        merit = xp.where(better, merit, state.merit)
+        waited = xp.where(progress, 0.0, state.waited + 1.0)
+        ray = (tau < kappa) & (self._proves(ATz, bz, k.b) | self._proves(xp.maximum(norm(Px), norm(Ax + s)), qx, k.q))
+        done = state.done | (merit <= self.tol) | ray | (waited > PATIENCE)
+        return state._replace(best=best, merit=merit, done=done, waited=waited)
+
+    def _proves(self, v: Array, value: Array, weights: Array) -> Array:
+        """Whether v is so small beside a negative value, <weights, ray>, that the ray is a certificate."""
+        small = norm(v) * (1.0 + norm(weights)) <= PROOF * namespace(v).abs(value)
+        return (value < 0) & small
+
+    def _step(self, W: list, point: Iterate, move: Iterate, aim: float, share: float = 1.0) -> Array:
+        """The longest step up to 1 that stays inside; ``share`` of it keeps the barriers' total at most ``aim``."""
+        barrier, xp = self.barrier, namespace(point.x)
+        used = xp.maximum(-move.tau / point.tau, -move.kappa / point.kappa)
+        alpha = xp.minimum(inverse(used), barrier.step(W, point.s, point.z, move.s, move.z))
+        alpha = xp.where(alpha < 1.0, alpha, 1.0)
+        if barrier.symmetric:
+            return alpha
+
+        def central(alpha: Array) -> Array:
+            _, s, z, tau, kappa = (v + share * alpha * dv for v, dv in zip(point, move, strict=True))
+            mu = (dot(s, z) + tau * kappa) / (barrier.degree + 1)
+            total = barrier.centrality(s, z) - xp.log(tau) - xp.log(kappa) + (barrier.degree + 1) * xp.log(mu)
+            return total < aim
+
+        def shorter(state: tuple) -> tuple:
+            alpha, good = state
+            alpha = xp.where(good, alpha, SHRINK * alpha)
+            return alpha, good | central(alpha)
+
+        alpha, good = iterate(BACKTRACKS, shorter, (alpha, central(alpha)), lambda state: state[1])
+        return xp.where(good, alpha, 0.0)
+
+    def _moved(self, state: State, new: Iterate, alpha: Array, factored: Array) -> State:
+        """The next state: done elements stay where they are, and so do those whose factorization failed."""
+        xp = namespace(alpha)
+        finite = xp.isfinite(alpha)
+        for v in new:
+            finite = finite & xp.isfinite(xp.sum(v, axis=-1, keepdims=True))
+        fine = finite & factored & (alpha > 1e-9)
+        going = ~state.done
+        point = Iterate(*(xp.where(going & fine, v, old) for v, old in zip(new, state.point, strict=True)))
+        # More regularization for the element that needs it; past 1e-3 nothing would be left of the system.
+        more = xp.where(going & ~fine, 100.0 * state.regularization, state.regularization)
+        return state._replace(
+            point=point,
+            done=state.done | (more > 1e-3),
+            regularization=more,
+            iterations=xp.where(going, state.iterations + 1.0, state.iterations),
+        )
+
+
+def _valid(v: Array, axes: int) -> Array:
+    """Whether all entries of the last axes are finite, (*batch, 1)."""
+    xp = namespace(v)
+    finite = xp.all(xp.isfinite(v), axis=-1, keepdims=True)
+    return finite if axes == 1 else xp.all(finite, axis=-2)
+
+
+def _absent(barrier: ProductBarrier, b: Array) -> Array:
+    """Mask (*batch, m) of the nonnegative rows with b at least 0.999e20: constraints that are not there."""
+    xp = namespace(b)
+    parts = [xp.zeros_like(b[..., : barrier.equalities]) > 0]
+    for g in barrier.groups:
+        rows = b[..., g.start : g.stop]
+        parts.append(rows >= ABSENT if isinstance(g.barrier, NonnegativeBarrier) else xp.zeros_like(rows) > 0)
+    return xp.concat(parts, axis=-1)
