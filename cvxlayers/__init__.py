@@ -1,7 +1,8 @@
 """Convex optimization as a differentiable function, for PyTorch and JAX.
 
 ``cvxlayers.torch.CvxpyLayer`` and ``cvxlayers.jax.CvxpyLayer`` turn a CVXPY problem into a layer; ``cvxlayers.solve``
-solves one without a framework, derivatives on request.
+solves one without a framework, derivatives on request. ``problem.solve(solver=cvxlayers.Native())`` uses the native
+solver, and ``cvxlayers.CvxpySolver(name)`` any other, inside CVXPY.
 """
 
 from typing import TYPE_CHECKING
@@ -10,16 +11,32 @@ from cvxlayers.errors import CvxlayersError, ProblemError, SettingsError, ShapeE
 from cvxlayers.status import Status
 
 if TYPE_CHECKING:
+    from cvxlayers.canonical.custom_solver import CvxpySolver, Native
     from cvxlayers.one_off import solve
 
 __version__ = "0.1.0"
 
-__all__ = ["CvxlayersError", "ProblemError", "SettingsError", "ShapeError", "SolverError", "Status", "solve"]
+__all__ = [
+    "CvxlayersError",
+    "CvxpySolver",
+    "Native",
+    "ProblemError",
+    "SettingsError",
+    "ShapeError",
+    "SolverError",
+    "Status",
+    "solve",
+]
 
 
 def __getattr__(name: str):
-    if name == "solve":  # imports CVXPY, which takes a second
+    # These import CVXPY, which takes a second.
+    if name == "solve":
         from cvxlayers.one_off import solve
 
         return solve
+    if name in ("CvxpySolver", "Native"):
+        from cvxlayers.canonical import custom_solver
+
+        return getattr(custom_solver, name)
     raise AttributeError(f"module 'cvxlayers' has no attribute {name!r}")

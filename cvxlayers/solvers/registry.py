@@ -69,6 +69,7 @@ def resolve(solver: str | Solver | type[Solver], settings: Mapping[str, Any] | N
     >>> resolve("scs", {"eps": 1e-6, "max_iters": 500})  # doctest: +ELLIPSIS
     SCS(tol=1e-06, threads=None, verbose=False, max_iter=500, ...)
     """
+    solver = getattr(solver, "ours", solver)  # what CVXPY takes as a custom solver holds one of ours
     if isinstance(solver, Solver):
         return replace(solver, **translate(type(solver), settings)) if settings else solver
     if isinstance(solver, str):
@@ -83,7 +84,7 @@ def takes_quadratics(solver: Any, settings: Mapping[str, Any]) -> bool:
     solver = settings.get("solve_method") if solver is None else solver
     if solver is None:
         return True
-    kind = solver_class(solver) if isinstance(solver, str) else solver
+    kind = solver_class(solver) if isinstance(solver, str) else getattr(solver, "ours", solver)
     return kind.capabilities.quadratic if hasattr(kind, "capabilities") else True
 
 
