@@ -6,22 +6,25 @@ The adapters for PyTorch and JAX, and `cvxlayers.solve`, hand it NumPy arrays an
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from cvxlayers import vectors
+from cvxlayers.array_map import ArrayMap, restricted
 from cvxlayers.canonical.form import AffineSolverAffine, Output
 from cvxlayers.conic.affine import AffineMap
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.conic.kkt import Certificate
+from cvxlayers.conic.program import ConicSolution
 from cvxlayers.errors import ProblemError, SettingsError, ShapeError, SolverError
 from cvxlayers.lift_recover import LiftRecover
 from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap, threads_for
-from cvxlayers.solvers.choice import Plan, choose
-from cvxlayers.solvers.registry import takes_quadratics
+from cvxlayers.solvers.choice import Candidate, Plan, choose
+from cvxlayers.solvers.interior_point import Native
+from cvxlayers.solvers.registry import resolve, takes_quadratics
 from cvxlayers.status import Status
 from cvxlayers.vectors import to_complex, to_pairs
 
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     import cvxpy as cp
 
 SMOOTHING = 1e-4
+ARRAY_LIMIT = 4000  # variables plus constraints up to which an accelerator is given dense matrices unasked
 
 
 class Layer:
@@ -72,6 +76,7 @@ class Layer:
         if self.plan.solver.capabilities.derivative:  # its own derivative is that of the program as it stands
             self.reduction = Direct(form.program, form.lift)
         self._maps = {self.plan.solver: SolutionMap(form, self.plan.solver, self.reduction, self.mu)}
+        self._array_maps: dict[Native, ArrayMap] = {}
         self.recent: Point | None = None  # of the last solve through JAX, whose callbacks have no other memory
         self.compiled: dict[Any, Any] = {}
         self._readers = tuple(_Reader(output, self.reduction) for output in form.outputs)
@@ -210,6 +215,65 @@ class Layer:
             found = self._maps[solver] = SolutionMap(self.form, solver, self.reduction, self.mu)
         return found
 
+    def array_map(self, accelerator: bool, solver_args: Mapping[str, Any] | None = None) -> ArrayMap | None:
+        """The solution map on the caller's arrays, where it is the one to take; None for the host.
+
+        ``accelerator`` says whether the arrays live on one: there the native solver is the default. On a CPU it works
+        on the caller's arrays where it is asked for without its compiled kernels.
+        """
+        settings = self._native(accelerator, {**self.solver_args, **(solver_args or {})})
+        if settings is None or not self.form.parameters:
+            return None
+        found = self._array_maps.get(settings)
+        if found is None:
+            found = self._array_maps[settings] = ArrayMap(self.form, self.ends, settings, self.mu)
+        return found
+
+    def _native(self, accelerator: bool, settings: Mapping[str, Any]) -> Native | None:
+        """The native solver with these settings, if it solves on the caller's arrays."""
+        asked = self.plan.requested
+        if asked is None:
+            program = self.form.program
+            if not accelerator or "solve_method" in settings or program.n + program.m > ARRAY_LIMIT:
+                return None
+            try:
+                return resolve(Native, settings)  # pyright: ignore[reportReturnType]
+            except SettingsError:  # one of another solver's
+                return None
+        if not isinstance(self.plan.solver, Native):
+            return None
+        solver = resolve(asked, settings)
+        return solver if isinstance(solver, Native) and (accelerator or not solver.compiled) else None
+
+    def plan_for(self, accelerator: bool) -> Plan:
+        """The plan for arrays on the CPU, or on an accelerator."""
+        solver = self._native(accelerator, self.solver_args)
+        if solver is None or self.plan.requested is not None:
+            return self.plan
+        reason = "the arrays stay on their device"
+        rest = tuple(replace(c, chosen=False, reason=f"on the CPU: {c.reason}") for c in self.plan.candidates)
+        rest = tuple(c for c in rest if c.name != solver.name)
+        return Plan(solver, reason, (Candidate(solver.name, True, reason), *rest))
+
+    def point_at(
+        self,
+        values: Sequence[np.ndarray],
+        batch_shape: tuple[int, ...],
+        solution: Sequence[np.ndarray],
+        status: np.ndarray,
+        iterations: np.ndarray,
+    ) -> Point:
+        """The point of a solution (x, z, s) of the full program that was found elsewhere."""
+        batch = int(np.prod(batch_shape, dtype=int))
+        x, z, s = (np.reshape(v, (batch, v.shape[-1])) for v in solution)
+        vectors = self.vectors(values, batch_shape)
+        with np.errstate(invalid="ignore", over="ignore"):
+            data, blocks = self.reduction.reduce(vectors, batch)
+        if isinstance(self.reduction, Elimination):
+            x, z, s = x[:, self.reduction.kept], z[:, self.reduction.rows], s[:, self.reduction.rows]
+        found = ConicSolution(x, z, s, status.reshape(batch), iterations.reshape(batch))
+        return Point(self.reduction, batch, vectors, data, blocks, found)
+
     def outputs(self, point: Point, batch_shape: tuple[int, ...]) -> list[np.ndarray]:
         """The variables asked for, (*batch, *shape), NaN where an element failed."""
         return [reader(point).reshape((*batch_shape, *reader.output.shape)) for reader in self._readers]
@@ -336,7 +400,7 @@ class _Reader:
         reduced = None
         if isinstance(self.reduction, Elimination):
             kept = self.reduction.kept if self.output.source == "x" else self.reduction.rows
-            reduced = _restricted(self.output.map, kept, self.output.source == "s")
+            reduced = restricted(self.output.map, kept, self.output.source == "s")
         object.__setattr__(self, "reduced", reduced)
         object.__setattr__(self, "size", int(np.prod(self.output.shape, dtype=int)))
 
@@ -394,15 +458,6 @@ def _reduction(form: AffineSolverAffine) -> Direct | Elimination:
         if elimination.program.n + elimination.program.m <= DENSE_LIMIT:
             return elimination
     return Direct(program, form.lift)
-
-
-def _restricted(map_: AffineMap, kept: np.ndarray, drop: bool) -> AffineMap | None:
-    """The map as one of the kept entries alone; None if it reads others that may not be dropped."""
-    if not map_.blocks:
-        return map_
-    matrix = map_.blocks[0].matrix
-    small = matrix[:, kept]
-    return AffineMap(map_.constant, {0: small}) if drop or small.nnz == matrix.nnz else None
 
 
 def failure(status: np.ndarray) -> SolverError:

@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from array_api_compat import array_namespace
 
-from cvxlayers.canonical.form import AffineSolverAffine
-from cvxlayers.conic.differential import Affine, Differential
+from cvxlayers.array import cholesky, constant
+from cvxlayers.canonical.form import AffineSolverAffine, Parameter
+from cvxlayers.conic.array_affine import Affine
+from cvxlayers.conic.differential import Differential
+
+SLACK = 1e-6  # how far, relative to its size, a value may leave its domain by rounding
 
 Array = Any
 
@@ -25,10 +30,11 @@ class LiftRecover:
         self.differential = Differential(form.program, form.lift)
         self._outputs = tuple(Affine(output.map) for output in form.outputs)
 
-    def vectors(self, values: Sequence[Array], batch_ndim: int) -> list[Array]:
+    def vectors(self, values: Sequence[Array], batch_ndim: int, *, guard: bool = False) -> list[Array]:
         """Parameter values (*lead, *shape) to vectors (*lead, size), real, after their transform.
 
-        ``lead`` is empty, or padded in front with ones to ``batch_ndim`` dimensions.
+        ``lead`` is empty, or padded in front with ones to ``batch_ndim`` dimensions. With ``guard``, elements whose
+        value lies outside the parameter's domain are NaN.
         """
         out = []
         for parameter, value in zip(self.form.parameters, values, strict=True):
@@ -39,11 +45,12 @@ class LiftRecover:
             if parameter.complex:
                 value = xp.stack([xp.real(value), xp.imag(value)], axis=-1)
             vector = xp.reshape(value, (*lead, parameter.size // (2 if parameter.transform == "both" else 1)))
+            bad = outside(parameter, vector) if guard else None
             if parameter.transform != "identity":  # where keeps elements outside the domain, which failed, free of NaN
                 logarithm = xp.log(xp.where(vector > 0, vector, xp.ones_like(vector)))
                 both = parameter.transform == "both"
                 vector = xp.concat([vector, logarithm], axis=-1) if both else logarithm
-            out.append(vector)
+            out.append(vector if bad is None else xp.where(bad[..., None], float("nan"), vector))
         return out
 
     def lift(self, values: Sequence[Array], batch_ndim: int) -> tuple[Array, ...]:
@@ -73,3 +80,36 @@ class LiftRecover:
                 results.append(xp.reshape(values, (*batch, *output.shape)))
         value = self.form.sense * self.differential.value(P, q, r, x)
         return (*results, xp.exp(value) if self.form.transform == "exp" else value)
+
+
+def outside(parameter: Parameter, vector: Array) -> Array | None:
+    """Which elements of a vector (*lead, size) leave the parameter's domain by more than rounding; None if none can.
+
+    As `cvxlayers.vectors` has it, with a Cholesky factorization in the place of the smallest eigenvalue.
+    """
+    if not parameter.domain and parameter.transform == "identity":
+        return None
+    xp = array_namespace(vector)
+    largest = xp.max(xp.abs(vector), axis=-1) if vector.shape[-1] else xp.sum(vector, axis=-1)
+    slack = SLACK * (1.0 + largest)
+    bad = ~xp.all(vector > 0, axis=-1) if parameter.transform != "identity" else xp.isnan(slack)
+    for attribute in parameter.domain:
+        if attribute in ("nonneg", "pos"):
+            bad = bad | xp.any(vector < -slack[..., None], axis=-1)
+        elif attribute in ("nonpos", "neg"):
+            bad = bad | xp.any(vector > slack[..., None], axis=-1)
+        elif attribute in ("PSD", "NSD"):
+            n = parameter.shape[-1]
+            lead = vector.shape[:-1]
+            M = vector if attribute == "PSD" else -vector
+            if parameter.complex:  # Hermitian a + ib is semidefinite where the symmetric [a, -b; b, a] is
+                M = xp.reshape(M, (*lead, *parameter.shape, 2))
+                a, b = M[..., 0], M[..., 1]
+                M = xp.concat([xp.concat([a, -b], axis=-1), xp.concat([b, a], axis=-1)], axis=-2)
+            else:
+                M = xp.reshape(M, (*lead, *parameter.shape))
+            M = (M + xp.matrix_transpose(M)) / 2
+            M = M + (slack * n)[..., None, None] * constant(np.eye, (M.shape[-1],), M)
+            positive = xp.isfinite(xp.linalg.diagonal(cholesky(M))[..., -1])
+            bad = bad | ~xp.all(xp.reshape(positive, (*lead, -1)), axis=-1)
+    return bad

@@ -25,6 +25,7 @@ ROWS = [
     {"solvers"},
     {"canonical", "result"},
     {"solution_map", "lift_recover", "vectors"},
+    {"array_map"},
     {"layer"},
     {"one_off", "torch", "jax"},
     {"__init__"},

@@ -11,46 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from cvxlayers.array.scatter import add_at, constant, take
-from cvxlayers.conic.affine import AffineMap, Lift
-from cvxlayers.conic.program import ConeProgram, Pattern
+from cvxlayers.array.scatter import Constant, Index, add_at, indices, take
+from cvxlayers.conic.affine import Lift
+from cvxlayers.conic.array_affine import Affine
+from cvxlayers.conic.program import ConeProgram
 
 Array = Any
-
-
-class Affine:
-    """An AffineMap on any array library: gather, scale, scatter-add."""
-
-    def __init__(self, map_: AffineMap) -> None:
-        self.constant = map_.constant
-        self.entries = {}
-        for p, block in map_.blocks.items():
-            coo = block.matrix.tocoo()
-            self.entries[p] = (*coo.coords, coo.data, block.matrix.shape[1])
-
-    def __call__(self, vectors: Sequence[Array]) -> Array:
-        """constant + sum of blocks @ vectors, for (*batch, size) vectors."""
-        linear = self.linear(vectors)
-        start = constant(self.constant, vectors[0] if linear is None else linear)
-        return start if linear is None else start + linear
-
-    def linear(self, tangents: Sequence[Array | None]) -> Array | None:
-        """The linear part; None for zero."""
-        out = None
-        for p, (target, source, value, _) in self.entries.items():
-            tangent = tangents[p]
-            if tangent is None:
-                continue
-            part = add_at(take(tangent, source) * constant(value, tangent), target, len(self.constant))
-            out = part if out is None else out + part
-        return out
-
-    def transpose(self, p: int, cotangent: Array) -> Array | None:
-        """blocks[p]' @ cotangent; None if the map does not depend on vector p."""
-        if p not in self.entries:
-            return None
-        target, source, value, size = self.entries[p]
-        return add_at(take(cotangent, target) * constant(value, cotangent), source, size)
 
 
 class Differential:
@@ -59,22 +25,28 @@ class Differential:
     def __init__(self, program: ConeProgram, lift: Lift) -> None:
         self.program = program
         self.P, self.q, self.A, self.b, self.r = (Affine(m) for m in (lift.P, lift.q, lift.A, lift.b, lift.r))
-        off = np.flatnonzero(program.P.rows != program.P.cols)
-        rows, cols = program.P.rows, program.P.cols
-        self._P_entries = np.concatenate([np.arange(len(rows)), off])
-        self._P_full = Pattern(program.P.shape, np.concatenate([rows, cols[off]]), np.concatenate([cols, rows[off]]))
+        P, A = program.P, program.A
+        off = np.flatnonzero(P.rows != P.cols)
+        self._P_rows, self._P_cols, self._A_rows, self._A_cols = (indices(v) for v in (P.rows, P.cols, A.rows, A.cols))
+        self._off = indices(off) if len(off) else None
+        self._off_rows, self._off_cols = indices(P.rows[off]), indices(P.cols[off])
+        self._half = Constant(np.where(P.rows == P.cols, 0.5, 1.0))
 
     def P_times(self, P: Array, v: Array) -> Array:
         """P v, P (*batch, nnz) the upper triangle of a symmetric matrix."""
-        return _times(take(P, self._P_entries), self._P_full, v)
+        n = self.program.n
+        out = _times(P, self._P_rows, self._P_cols, v, n)
+        if self._off is None:
+            return out
+        return out + _times(take(P, self._off), self._off_cols, self._off_rows, v, n)
 
     def A_times(self, A: Array, v: Array) -> Array:
         """A v."""
-        return _times(A, self.program.A, v)
+        return _times(A, self._A_rows, self._A_cols, v, self.program.m)
 
     def A_transposed(self, A: Array, v: Array) -> Array:
         """A'v."""
-        return add_at(A * take(v, self.program.A.rows), self.program.A.cols, self.program.n)
+        return _times(A, self._A_cols, self._A_rows, v, self.program.n)
 
     def value(self, P: Array, q: Array, r: Array, x: Array) -> Array:
         """(1/2) x'Px + q'x + r."""
@@ -87,10 +59,9 @@ class Differential:
 
     def pull(self, x: Array, z: Array, wx: Array, wz: Array) -> tuple[Array, Array, Array, Array]:
         """Cotangents of P, q, A and b for a solution w of the adjoint system."""
-        P, A = self.program.P, self.program.A
-        weight = constant(np.where(P.rows == P.cols, 0.5, 1.0), wx)
-        gP = -weight * (take(wx, P.rows) * take(x, P.cols) + take(x, P.rows) * take(wx, P.cols))
-        gA = -(take(z, A.rows) * take(wx, A.cols) + take(wz, A.rows) * take(x, A.cols))
+        P_rows, P_cols, A_rows, A_cols = self._P_rows, self._P_cols, self._A_rows, self._A_cols
+        gP = -self._half.like(wx) * (take(wx, P_rows) * take(x, P_cols) + take(x, P_rows) * take(wx, P_cols))
+        gA = -(take(z, A_rows) * take(wx, A_cols) + take(wz, A_rows) * take(x, A_cols))
         return gP, -wx, gA, wz
 
     def operator(self, P: Array, A: Array, z: Array, s: Array, wx: Array, wz: Array, mu: float) -> tuple[Array, Array]:
@@ -106,5 +77,5 @@ class Differential:
         return cone.derivative(z, s, h, mu)
 
 
-def _times(values: Array, pattern: Pattern, v: Array) -> Array:
-    return add_at(values * take(v, pattern.cols), pattern.rows, pattern.shape[0])
+def _times(values: Array, rows: Index, cols: Index, v: Array, size: int) -> Array:
+    return add_at(values * take(v, cols), rows, size)

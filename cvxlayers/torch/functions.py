@@ -1,103 +1,30 @@
-"""The autograd functions of the PyTorch layer: numpy in the fast path, tensor operations where autograd looks inside.
+"""The autograd functions of the PyTorch layer: the call's own route, tensor operations where autograd looks inside.
 
-A plain backward pass stays in NumPy from the cotangents to the parameters' gradients. Where the derivative is itself
-recorded (double backward, ``torch.func``, forward mode), it is expressed by tensor operations around two functions:
-`_Conic`, parameters to the conic solution (x, z, s), and `_LinearSolve`, the linear system of the derivative. The
-derivative of each is written in terms of both, so every order works.
+A plain backward pass is the call's own, in NumPy or on the device (`cvxlayers.torch.calls`). Where the derivative is
+itself recorded (double backward, ``torch.func``, forward mode), it is expressed by tensor operations around two
+functions: `_Conic`, parameters to the conic solution (x, z, s), and `_LinearSolve`, the linear system of the
+derivative. The derivative of each is written in terms of both, so every order works.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch.autograd import Function, forward_ad
 from torch.func import vjp
 
 from cvxlayers.array.torch import outer_forward_mode
-from cvxlayers.conic.kkt import Certificate
-from cvxlayers.layer import Layer
-from cvxlayers.solution_map import Point
-
-
-class Call:
-    """One call of a layer: what its forward pass leaves for its derivatives."""
-
-    def __init__(
-        self,
-        core: Layer,
-        dtype: torch.dtype,
-        solver_args: Mapping[str, Any] | None = None,
-        warm_start: Point | None = None,
-        objective: bool = True,
-    ) -> None:
-        self.core, self.dtype, self.solver_args, self.warm_start = core, dtype, solver_args, warm_start
-        self.objective = objective  # whether the optimal value is an output, the last one
-        self.batch_shape: tuple[int, ...] = ()
-        self.shapes: list[tuple[int, ...]] = []
-        self.point: Point
-        self._values: list[np.ndarray] | None = None
-        self._certificate: Certificate | None = None
-
-    def run(self, tensors: Sequence[torch.Tensor]) -> Point:
-        """Solve for these parameters, or find that it was done."""
-        values = [_numpy(t) for t in tensors]
-        known = self._values
-        if known is None or not all(
-            a is b or (a.shape == b.shape and np.array_equal(a, b, equal_nan=True))
-            for a, b in zip(known, values, strict=True)
-        ):
-            self.shapes = [v.shape for v in values]
-            self.batch_shape = self.core.batch_shape(self.shapes)
-            self.point = self.core.solve(
-                values, self.batch_shape, solver_args=self.solver_args, warm_start=self.warm_start
-            )
-            self._values = values
-        return self.point
-
-    def point_at(self, z: np.ndarray) -> Point | None:
-        """The point of this call, if z is its solution."""
-        kept = self.point.at_zero[1]
-        return self.point if np.array_equal(kept.ravel(), z.ravel()) else None
-
-    def pull(self, cotangents: Sequence[torch.Tensor | None], wanted: Sequence[int]) -> dict[int, np.ndarray]:
-        """Gradients of the parameters in ``wanted``, in NumPy."""
-        outputs = [None if g is None else _numpy(g) for g in cotangents]
-        value = outputs.pop() if self.objective else None
-        grads, certificate = self.core.vjp(self.point, outputs, value, self.batch_shape, self.shapes, wanted)
-        if certificate is not None:
-            self._certificate = certificate
-        return grads
-
-    def certify(self) -> Certificate:
-        """The certificate of the last derivative, or of that of the sum of all outputs."""
-        if self._certificate is None:
-            self._certificate = self.core.certify(self.point, self.batch_shape, self.shapes)
-        return self._certificate
-
-    def tensor(self, array: np.ndarray, like: torch.Tensor) -> torch.Tensor:
-        """An output as a tensor of the call's dtype, on the device of ``like``."""
-        out = torch.from_numpy(np.asarray(array, order="C"))
-        dtype = self.dtype.to_complex() if out.is_complex() else self.dtype
-        return out if out.dtype == dtype and like.device == out.device else out.to(device=like.device, dtype=dtype)
+from cvxlayers.torch.calls import Call
 
 
 def solve(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """The outputs, and the optimal value last if the call asks for it."""
     if not tensors:
-        call.run(())
-        like = torch.zeros((), dtype=call.dtype)
-        return tuple(call.tensor(o, like) for o in _outputs(call))
+        return call.outputs(())
     function = _Layer if torch._C._are_functorch_transforms_active() else _EagerLayer
     return function.apply(call, *tensors)
-
-
-def _outputs(call: Call) -> list[np.ndarray]:
-    core, point, shape = call.core, call.point, call.batch_shape
-    outputs = core.outputs(point, shape)
-    return [*outputs, core.objective(point).reshape(shape)] if call.objective else outputs
 
 
 class _Function(Function):
@@ -116,8 +43,7 @@ class _Layer(_Function):
 
     @staticmethod
     def forward(call: Call, *tensors: torch.Tensor):
-        call.run(tensors)
-        return tuple(call.tensor(o, tensors[0]) for o in _outputs(call))
+        return call.outputs(tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None):
@@ -125,8 +51,9 @@ class _Layer(_Function):
         if torch.is_grad_enabled():
             return (None, *_pull(call, tensors, cotangents, _recover))
         wanted = [i for i in range(len(tensors)) if ctx.needs_input_grad[i + 1]]
-        grads = call.pull(cotangents, wanted) if any(g is not None for g in cotangents) else {}
-        return (None, *(_gradient(grads.get(i), t) for i, t in enumerate(tensors)))
+        if all(g is None for g in cotangents):
+            return (None, *(None for _ in tensors))
+        return (None, *call.gradients(cotangents, tensors, wanted))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None):
@@ -153,15 +80,11 @@ class _EagerLayer(Function):
 
 
 class _Conic(_Function):
-    """Parameters to (x, z, s) in float64, (*batch, n) and (*batch, m); zero where an element failed."""
+    """Parameters to (x, z, s), (*batch, n) and (*batch, m); zero where an element failed."""
 
     @staticmethod
     def forward(call: Call, *tensors: torch.Tensor):
-        point = call.run(tensors)
-        device = tensors[0].device
-        out = [torch.from_numpy(v.reshape((*call.batch_shape, v.shape[-1])).copy()).to(device) for v in point.at_zero]
-        kept = np.ones(point.batch, bool) if point.failed is None else ~point.failed
-        return (*out, torch.from_numpy(kept.reshape((*call.batch_shape, 1))).to(device))
+        return call.conic(tensors)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -187,9 +110,7 @@ class _LinearSolve(Function):
 
     @staticmethod
     def forward(call: Call, P, A, z, s, gx, gz):
-        arrays = [_numpy(t) for t in (P, A, z, s, gx, gz)]
-        wx, wz = call.core.linear_solve(*arrays, point=call.point_at(arrays[2]))
-        return torch.from_numpy(wx).to(gx.device), torch.from_numpy(wz).to(gx.device)
+        return call.linear_solve(P, A, z, s, gx, gz)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -252,7 +173,7 @@ def _recover(call: Call, data: tuple[torch.Tensor, ...], x: torch.Tensor, z: tor
     """The outputs as a function of the conic data, x and z."""
     outputs = call.core.ends.recover(data, x, z)
     outputs = outputs if call.objective else outputs[:-1]
-    return tuple(o.to(call.dtype.to_complex() if o.is_complex() else call.dtype) for o in outputs)
+    return tuple(call.narrow(o) for o in outputs)
 
 
 def _conic_outputs(call: Call, data: tuple[torch.Tensor, ...], x: torch.Tensor, z: torch.Tensor):
@@ -264,7 +185,7 @@ def _pull(call: Call, tensors: Sequence[torch.Tensor], cotangents: Sequence[torc
     """Gradients of the parameters by tensor operations, for a function of the conic data, x and z."""
     ends, ndim = call.core.ends, _batch_ndim(call, tensors)
     x, z, s, kept = _Conic.apply(call, *tensors)
-    data, lift_back = _vjp(lambda t: ends.lift(t, ndim), tuple(_wide(t) for t in tensors))
+    data, lift_back = _vjp(lambda t: ends.lift(t, ndim), tuple(call.wide(t) for t in tensors))
     values, back = _vjp(lambda data, x, z: outputs(call, data, x, z), data, x, z)
     filled = tuple(torch.zeros_like(v) if g is None else g for g, v in zip(cotangents, values, strict=True))
     direct, gx, gz = back(filled)
@@ -277,7 +198,7 @@ def _pull(call: Call, tensors: Sequence[torch.Tensor], cotangents: Sequence[torc
 def _push(call: Call, tensors: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor | None], outputs: Callable):
     """Tangents of the outputs by tensor operations."""
     ends, ndim = call.core.ends, _batch_ndim(call, tensors)
-    wide = tuple(_wide(t) for t in tensors)
+    wide = tuple(call.wide(t) for t in tensors)
     given = tuple(torch.zeros_like(w) if t is None else t.to(w.dtype) for t, w in zip(tangents, wide, strict=True))
     x, z, s, kept = _Conic.apply(call, *tensors)
     data = ends.lift(wide, ndim)
@@ -306,10 +227,6 @@ def _vjp(function: Callable, *primals: Any) -> tuple[Any, Callable]:
     return values, back
 
 
-def _wide(t: torch.Tensor) -> torch.Tensor:
-    return t.to(torch.complex128 if t.is_complex() else torch.float64)
-
-
 def _sum_to(g: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """The transpose of broadcasting ``like`` to the shape of ``g``."""
     return g.sum_to_size(like.shape) if g.shape != like.shape else g
@@ -327,15 +244,3 @@ def _batch_first(call: Call, tensors: Sequence[torch.Tensor], dims: Sequence[int
             t = t.reshape(t.shape[0], *(1,) * (ndim - lead), *t.shape[1:])
         moved.append(t)
     return moved
-
-
-def _gradient(grad: np.ndarray | None, like: torch.Tensor) -> torch.Tensor | None:
-    if grad is None:
-        return None
-    return torch.from_numpy(np.asarray(grad, order="C")).to(device=like.device, dtype=like.dtype)
-
-
-def _numpy(t: torch.Tensor) -> np.ndarray:
-    if t.dtype not in (torch.float64, torch.complex128):
-        t = t.to(torch.complex128 if t.is_complex() else torch.float64)
-    return t.numpy(force=True)

@@ -12,7 +12,8 @@ from cvxlayers.errors import ShapeError
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
 from cvxlayers.solution_map import Point
-from cvxlayers.torch.functions import Call, solve
+from cvxlayers.torch.calls import ArrayCall, HostCall
+from cvxlayers.torch.functions import solve
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -123,28 +124,25 @@ class CvxpyLayer(torch.nn.Module):
     def solve(self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False) -> Result:
         """As a call, with the optimal value, status, residuals, iterations and the derivative's certificate."""
         outputs, call = self._solve(params, solver_args, warm_start, objective=True)
-        shape, solution, device = call.batch_shape, call.point.solution, outputs[-1].device
-        return Result(
-            outputs[:-1],
-            outputs[-1],
-            torch.from_numpy(np.asarray(solution.status).reshape(shape)).to(device),
-            torch.from_numpy(call.point.residuals.reshape((*shape, 3))).to(device),
-            torch.from_numpy(np.asarray(solution.iterations).reshape(shape)).to(device),
-            tuple(output.name for output in self.core.form.outputs),
-            call.certify,
-        )
+        status, residuals, iterations = call.report(outputs[-1])
+        names = tuple(output.name for output in self.core.form.outputs)
+        return Result(outputs[:-1], outputs[-1], status, residuals, iterations, names, call.certify)
 
     def _solve(self, params, solver_args, warm_start, objective):
         tensors, dtype = _tensors(params, [p.name for p in self.core.form.parameters])
-        call = Call(self.core, dtype, solver_args, self._last if warm_start else None, objective)
+        map_ = self.core.array_map(any(t.is_cuda for t in tensors), solver_args)
+        if map_ is not None:
+            call = ArrayCall(self.core, dtype, objective, map_)
+            return solve(call, tensors), call
+        call = HostCall(self.core, dtype, objective, solver_args, self._last if warm_start else None)
         outputs = solve(call, tensors)
         if warm_start:
             self._last = call.point
         return outputs, call
 
-    def plan(self):
-        """Which solver was chosen and why, and why not the others; prints as a table."""
-        return self.core.plan
+    def plan(self, device: torch.device | str = "cpu"):
+        """Which solver was chosen and why, and why not the others, for tensors on this device; prints as a table."""
+        return self.core.plan_for(torch.device(device).type == "cuda")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}

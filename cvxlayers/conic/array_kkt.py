@@ -1,0 +1,228 @@
+"""The linear system of the derivative on any array library: condensed, factored by Cholesky, refined.
+
+With D the derivative of the projection onto K* at z - s (see `cvxlayers.conic.kkt`), the system in its bounded form is
+
+    [ P     A'      ] [ w_x ]   [ g_x   ]
+    [ DA   -(I - D) ] [ w_z ] = [ D g_z ]
+
+Replacing I - D by T^-1 = I - D + rho D, and P by P + eps, eliminates w_z = T (D A w_x - r_z): what is left is
+P + eps + A'T D A, positive definite. Refinement against the bounded system takes rho and eps out again; where the
+system is singular it tends to the solution of minimum norm (P. Jensen-free proximal point iteration: each correction
+lies in the range of the system).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_api_compat import is_jax_array
+
+from cvxlayers.array import cholesky, constant, iterate, loop, namespace, triangular_solve
+from cvxlayers.sets import Nonnegative, Product, Zero
+from cvxlayers.sets.nonnegative import SNAP
+
+Array = Any
+
+WEIGHT = {64: 1e7, 32: 1e4}  # T D at D = I, relative to P, by bits of the dtype
+RIDGE = {64: 1e-13, 32: 1e-6}  # eps, relative to the condensed matrix
+REFINEMENTS = 3  # after the first three
+INCONSISTENT = {64: 1e-7, 32: 1e-3}  # a residual that does not shrink, and says that there is no solution
+
+
+def linear_solve(
+    cone: Product, P: Array, A: Array, z: Array, s: Array, gx: Array, gz: Array, mu: float = 0.0
+) -> tuple[Array, Array, Array]:
+    """(w_x, w_z, residual): the system at a primal-dual pair, for right-hand sides (*lead, n) and (*lead, m).
+
+    P (*batch, n, n) full and symmetric, A (*batch, m, n), z and s (*batch, m); batches broadcast, and right-hand sides
+    may have further axes, or longer ones where the batch has ones: the system is factored once for all of them. ``mu``
+    > 0 smooths the projection. ``residual`` (*lead) is relative to the right-hand side.
+    """
+    n, m = A.shape[-1], A.shape[-2]
+    system = np.broadcast_shapes(*(tuple(v.shape[:-k]) for v, k in ((P, 2), (A, 2), (z, 1), (s, 1))))
+    lead = np.broadcast_shapes(system, tuple(gx.shape[:-1]), tuple(gz.shape[:-1]))
+    padded = (1,) * (len(lead) - len(system)) + system
+    # Axes along which the system is the same hold several right-hand sides of it: they become columns.
+    apart = tuple(k for k, (own, all_) in enumerate(zip(padded, lead, strict=True)) if own != all_)
+    kept = tuple(k for k in range(len(lead)) if k not in apart)
+    P, A = (_dropped(v, apart, len(lead), 2) for v in (P, A))
+    z, s = (_dropped(v, apart, len(lead), 1) for v in (z, s))
+    columns = (_columns(g, lead, kept, apart) for g in (gx, gz))
+    wx, wz, residual = _System(cone, P, A, z, s, mu).solve(*columns)
+    moved = [lead[k] for k in (*kept, *apart)]
+    order = np.argsort((*kept, *apart)).tolist()
+    xp = namespace(wx)
+
+    def back(w: Array, size: int) -> Array:
+        if not apart:
+            return w[..., 0]
+        w = xp.reshape(xp.matrix_transpose(w), (*moved, size))
+        return xp.permute_dims(w, (*order, len(lead)))
+
+    return back(wx, n), back(wz, m), back(residual, 1)[..., 0]
+
+
+class _System:
+    """One factorization; right-hand sides and solutions are columns (*batch, n, k) and (*batch, m, k)."""
+
+    def __init__(self, cone: Product, P: Array, A: Array, z: Array, s: Array, mu: float) -> None:
+        xp = namespace(P, A, z, s)
+        self.P, self.A, self.At = P, A, xp.matrix_transpose(A)
+        if mu:
+            z, s = cone.smooth(z, s, mu)
+        width = int(xp.finfo(P.dtype).bits)
+        curvature = xp.max(xp.linalg.diagonal(P), axis=-1, keepdims=True)
+        rows = xp.sum(A * A, axis=-1)
+        largest = xp.max(rows, axis=-1, keepdims=True) if rows.shape[-1] else xp.zeros_like(curvature)
+        largest = xp.where(largest > 0, largest, 1.0)
+        scale = xp.where(curvature > 1e-12 * largest, curvature, largest)
+        self.groups = _groups(cone, z, s, mu, (rows + 1e-10 * largest) / (WEIGHT[width] * scale))
+        M = P + self.At @ self._times("TD", A)
+        ridge = RIDGE[width] * (xp.linalg.diagonal(M) + scale)
+        self.L = cholesky(M + ridge[..., None] * constant(np.eye, (P.shape[-1],), M))
+
+    def solve(self, gx: Array, gz: Array) -> tuple[Array, Array, Array]:
+        """The solution, and its residual (*batch, 1, k) relative to the right-hand side."""
+        xp = namespace(gx, gz)
+        gz = self._times("D", gz)
+        size = xp.maximum(_largest(gx), _largest(gz))
+        size = xp.where(size > 0, size, 1.0)
+        target = 8 * float(xp.finfo(gx.dtype).eps)
+
+        def measured(gx: Array, gz: Array, x: Array, z: Array) -> tuple:
+            top = gx - self.P @ x - self.At @ z
+            low = gz + z - self._times("D", self.A @ x + z)
+            return gx, gz, x, z, top, low, xp.maximum(_largest(top), _largest(low)) / size
+
+        def refine(state: tuple) -> tuple:
+            gx, gz, x, z, top, low, worst = state
+            dx, dz = self._approximate(top, low)
+            found = measured(gx, gz, x + dx, z + dz)
+            better = found[-1] < worst
+            return (gx, gz, *(xp.where(better, new, old) for new, old in zip(found[2:], state[2:], strict=True)))
+
+        def consistent(state: tuple, stuck: Array) -> tuple:
+            """Where refinement is stuck, what is left of the right-hand side goes, and the iteration starts again."""
+            gx, gz, x, z, top, low, worst = state
+            gx, gz = (xp.where(stuck, g - r, g) for g, r in ((gx, top), (gz, low)))
+            x, z, top, low = (xp.where(stuck, a, b) for a, b in ((0.0, x), (0.0, z), (gx, top), (gz, low)))
+            return gx, gz, x, z, top, low, xp.where(stuck, xp.maximum(_largest(top), _largest(low)) / size, worst)
+
+        right = gx, gz
+        first = measured(gx, gz, *self._approximate(gx, gz))
+        state = refine(first)
+        stuck = (state[-1] > INCONSISTENT[int(xp.finfo(gx.dtype).bits)]) & ~(state[-1] < 0.5 * first[-1])
+        # Twice: along the null space the first iteration is large, and its residual has its rounding errors.
+        state = consistent(refine(consistent(state, stuck)), stuck)
+        settled = [lambda state: ~(state[-1] > target)]
+        if is_jax_array(gx):
+            state = iterate(REFINEMENTS, refine, state, *settled)
+        else:
+            state = loop(REFINEMENTS, refine, state, gx, *settled)
+        residual = state[-1]
+        lost = xp.maximum(_largest(right[0] - state[0]), _largest(right[1] - state[1])) / size
+        return state[2], state[3], xp.where(stuck, lost, residual)
+
+    def _approximate(self, rx: Array, rz: Array) -> tuple[Array, Array]:
+        Tr = self._times("T", rz)
+        x = triangular_solve(self.L, triangular_solve(self.L, rx + self.At @ Tr), transpose=True)
+        return x, self._times("TD", self.A @ x) - Tr
+
+    def _times(self, which: str, v: Array) -> Array:
+        """D, T or TD times columns."""
+        parts = [group.times(getattr(group, which), v[..., group.start : group.stop, :]) for group in self.groups]
+        if not parts:
+            return v
+        return parts[0] if len(parts) == 1 else namespace(v).concat(parts, axis=-2)
+
+
+class _Linear(NamedTuple):
+    """The rows of the zero and nonnegative cones: D and T are diagonal, (*batch, stop - start, 1)."""
+
+    start: int
+    stop: int
+    D: Array
+    T: Array
+    TD: Array
+
+    @staticmethod
+    def times(d: Array, v: Array) -> Array:
+        return d * v
+
+
+class _Blocks(NamedTuple):
+    """The rows of equal cones: D and T are (*batch, count, size, size)."""
+
+    start: int
+    stop: int
+    D: Array
+    T: Array
+    TD: Array
+
+    @staticmethod
+    def times(D: Array, v: Array) -> Array:
+        xp = namespace(D, v)
+        blocks = D @ xp.reshape(v, (*v.shape[:-2], D.shape[-3], D.shape[-1], v.shape[-1]))
+        return xp.reshape(blocks, (*blocks.shape[:-3], D.shape[-3] * D.shape[-1], v.shape[-1]))
+
+
+def _groups(cone: Product, z: Array, s: Array, mu: float, rho: Array) -> list[_Linear | _Blocks]:
+    """D and T = (I - D + rho D)^-1 by groups of cones."""
+    xp = namespace(z, s)
+    out: list[_Linear | _Blocks] = []
+    linear = [(block, start) for block, _, start in cone.groups if isinstance(block, (Zero, Nonnegative))]
+    if linear:  # these lead
+        stop = linear[-1][1] + linear[-1][0].size
+        d = [
+            xp.ones_like(z[..., start : start + block.size])
+            if isinstance(block, Zero)
+            else _ratio(xp, *(v[..., start : start + block.size] for v in (z, s)), mu)
+            for block, start in linear
+        ]
+        d = d[0] if len(d) == 1 else xp.concat(d, axis=-1)
+        T = 1.0 / ((1.0 - d) + rho[..., :stop] * d)
+        out.append(_Linear(0, stop, d[..., None], T[..., None], (T * d)[..., None]))
+    for block, count, start in cone.groups[len(linear) :]:
+        stop, size = start + count * block.size, block.size
+        a, b, r = (xp.reshape(v[..., start:stop], (*v.shape[:-1], count, size)) for v in (z, s, rho))
+        eye = constant(np.eye, (size,), a)
+        D = block.derivative(a[..., None, :], b[..., None, :], eye, mu)
+        D = (D + xp.matrix_transpose(D)) / 2
+        # One rho for a cone, so that T is symmetric and commutes with D.
+        inner = eye - D + xp.max(r, axis=-1)[..., None, None] * (D + RIDGE[int(xp.finfo(D.dtype).bits)] * eye)
+        half = triangular_solve(cholesky(inner), xp.broadcast_to(eye, D.shape))
+        T = xp.matrix_transpose(half) @ half
+        out.append(_Blocks(start, stop, D, T, T @ D))
+    return out
+
+
+def _ratio(xp: Any, z: Array, s: Array, mu: float) -> Array:
+    """z/(z + s), and 0 or 1 where it is clear which."""
+    z, s = xp.where(z > 0, z, 0.0), xp.where(s > 0, s, 0.0)
+    total = z + s
+    d = xp.where(total > 0, z / xp.where(total > 0, total, 1.0), 0.5)
+    return d if mu else xp.where(z > SNAP * s, 1.0, xp.where(s > SNAP * z, 0.0, d))
+
+
+def _largest(v: Array) -> Array:
+    xp = namespace(v)
+    return xp.max(xp.abs(v), axis=-2, keepdims=True) if v.shape[-2] else xp.sum(v, axis=-2, keepdims=True)
+
+
+def _dropped(v: Array, apart: tuple[int, ...], ndim: int, own: int) -> Array:
+    """v, whose last ``own`` axes are its own, without the axes of the batch that hold right-hand sides."""
+    if not apart:
+        return v
+    lead = (1,) * (ndim + own - v.ndim) + tuple(v.shape[: v.ndim - own])
+    kept = tuple(size for k, size in enumerate(lead) if k not in apart)
+    return namespace(v).reshape(v, (*kept, *v.shape[v.ndim - own :]))
+
+
+def _columns(g: Array, lead: tuple[int, ...], kept: tuple[int, ...], apart: tuple[int, ...]) -> Array:
+    """Right-hand sides (*lead, size) as columns (*kept, size, k)."""
+    if not apart:
+        return g[..., None]
+    xp = namespace(g)
+    g = xp.permute_dims(xp.broadcast_to(g, (*lead, g.shape[-1])), (*kept, len(lead), *apart))
+    return xp.reshape(g, (*g.shape[: len(kept) + 1], int(np.prod([lead[k] for k in apart], dtype=int))))
