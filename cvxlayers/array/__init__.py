@@ -20,6 +20,7 @@ Array = Any
 __all__ = [
     "cholesky",
     "constant",
+    "derivative_along",
     "eigh",
     "implicit",
     "iterate",
@@ -158,3 +159,14 @@ def triangular_solve(L: Array, B: Array, *, transpose: bool = False) -> Array:
 def triangular_inverse(L: Array) -> Array:
     """L^-1 for lower triangular L (*batch, k, k)."""
     return triangular_solve(L, constant(np.eye, (L.shape[-1],), L))
+
+
+def derivative_along(f: Callable[[Array], Array], x: Array, v: Array) -> Array:
+    """J(x) v for a function f of arrays like x whose Jacobian J is symmetric, as a constant of every derivative.
+
+    For rules of derivatives: 0 where no derivative will be asked for, in NumPy always.
+
+    >>> derivative_along(np.sin, np.zeros(1), np.ones(1))
+    array([0.])
+    """
+    return library_of(x).derivative_along(f, x, v)

@@ -135,3 +135,7 @@ def triangular_solve(L: jax.Array, B: jax.Array, transpose: bool) -> jax.Array:
     lead = jnp.broadcast_shapes(L.shape[:-2], B.shape[:-2])
     L, B = (jnp.broadcast_to(v, (*lead, *v.shape[-2:])) for v in (L, B))
     return jax.lax.linalg.triangular_solve(L, B, left_side=True, lower=True, transpose_a=transpose)
+
+
+def derivative_along(f: Callable[[Any], Any], x: jax.Array, v: jax.Array) -> jax.Array:
+    return jax.lax.stop_gradient(jax.jvp(f, (jax.lax.stop_gradient(x),), (v,))[1])

@@ -241,3 +241,13 @@ def cholesky(M: Tensor) -> Tensor:
 
 def triangular_solve(L: Tensor, B: Tensor, transpose: bool) -> Tensor:
     return torch.linalg.solve_triangular(L.mT if transpose else L, B, upper=transpose)
+
+
+def derivative_along(f: Callable[[Any], Any], x: Tensor, v: Tensor) -> Tensor:
+    forward_mode = forward_ad._current_level >= 0
+    if not (torch.is_grad_enabled() or forward_mode or torch._C._are_functorch_transforms_active()):
+        return torch.zeros_like(x)
+    # J is symmetric: in reverse mode, which nests in the forward mode of the caller. Its own forward mode would not.
+    with torch.enable_grad():
+        _, transpose = torch.func.vjp(f, x.detach())
+    return transpose(v)[0].detach()

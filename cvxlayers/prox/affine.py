@@ -148,7 +148,7 @@ class AffineSet(Set):
     >>> C = AffineSet(np.array([[1.0, 1.0, 1.0]]), np.array([3.0]))
     >>> C.project(np.array([1.0, 2.0, 3.0]))
     array([0., 1., 2.])
-    >>> C.factor().project(np.array([1.0, 2.0, 3.0]))
+    >>> C.factor().project(np.array([1.0, 2.0, 3.0])).round(12)
     array([0., 1., 2.])
     """
 
