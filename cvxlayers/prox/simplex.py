@@ -163,7 +163,8 @@ def _capped_face(x: Array, radius: Array, cap: Array) -> tuple[Array, Array]:
         excess = xp.sum(xp.where(free, x - theta, xp.where(full, cap, 0.0)), axis=-1, keepdims=True) - radius
         low, high = xp.where(excess >= 0, theta, low), xp.where(excess <= 0, theta, high)
         newton = theta + excess / xp.where(count > 0, count, 1.0)
-        inside = (count > 0) & (newton >= low) & (newton <= high)
+        # Strictly inside: at a kink, steps to an end of the bracket would go back and forth between two kinks.
+        inside = (count > 0) & (newton > low) & (newton < high)
         new = xp.where(inside, newton, (low + high) / 2)
         done = settled | (excess == 0) | (xp.abs(new - theta) <= noise * xp.abs(theta)) | (excess != excess)
         return xp.where(settled, theta, new), low, high, done
