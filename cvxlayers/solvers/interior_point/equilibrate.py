@@ -33,7 +33,7 @@ class Scaled(NamedTuple):
 
 
 def equilibrate(
-    barrier: ProductBarrier, P: Array, q: Array, A: Array, b: Array, absent: Array, sweeps: int = 10
+    barrier: ProductBarrier, P: Array, q: Array, A: Array, b: Array, absent: Array, sweeps: int = 5
 ) -> Scaled:
     """Scales by ``sweeps`` rounds of square roots of the largest entries; one scale for each cone that is no orthant.
 

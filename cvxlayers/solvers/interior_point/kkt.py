@@ -21,7 +21,7 @@ Array = Any
 
 
 class NewtonSystem:
-    """One factorization; ``solve`` refines against the system itself, so that regularization leaves no trace.
+    """One factorization; ``refined`` solves against the system itself, so that regularization leaves no trace.
 
     ``regularization`` (*batch, 1) is added to M's diagonal, relative to its entries and absolutely.
     """
@@ -41,8 +41,7 @@ class NewtonSystem:
             M = M + xp.matrix_transpose(self.G) @ self.G
         if self.E is not None:
             M = M + xp.matrix_transpose(self.E) @ self.E
-        diagonal = xp.linalg.diagonal(M)
-        extra = regularization * (1.0 + diagonal)
+        extra = regularization * (1.0 + xp.linalg.diagonal(P))
         M = M + extra[..., None] * constant(np.eye, (P.shape[-1],), M)
         self.L = cholesky(xp.astype(M, low) if low is not None else M)
         if self.E is not None:
@@ -64,17 +63,16 @@ class NewtonSystem:
         top = self.P @ x + xp.matrix_transpose(self.A) @ z
         return top, self.A @ x - self.barrier.times_H(self.W, z)
 
-    def solve(self, rx: Array, rz: Array) -> tuple[Array, Array]:
-        """(x, z) for columns r_x (*batch, n, k) and r_z (*batch, m, k)."""
-        xp = namespace(rx, rz)
-        x, z = self._approximate(rx, rz)
+    def refined(self, x: Array, z: Array, rx: Array, rz: Array) -> tuple[Array, Array]:
+        """A better solution than (x, z), for columns r_x (*batch, n, k) and r_z (*batch, m, k)."""
         for _ in range(self.refinements):
             top, low = self.times(x, z)
-            dx, dz = self._approximate(rx - top, rz - low)
+            dx, dz = self.solve(rx - top, rz - low)
             x, z = x + dx, z + dz
         return x, z
 
-    def _approximate(self, rx: Array, rz: Array) -> tuple[Array, Array]:
+    def solve(self, rx: Array, rz: Array) -> tuple[Array, Array]:
+        """(x, z) of the regularized system, for columns r_x (*batch, n, k) and r_z (*batch, m, k)."""
         xp = namespace(rx, rz)
         p, dtype = self.barrier.equalities, rx.dtype
         right, re, rc = rx, rz[..., :p, :], None

@@ -35,7 +35,7 @@ BACKTRACKS = 40
 PATIENCE = 12  # rounds without a better point after which an element is given up
 PROOF = 1e-9  # residual, scaled, at which a ray counts as a certificate while the loop runs
 REGULARIZATION = {"float64": 1e-12, "mixed": 1e-6, "float32": 1e-6}  # of the factorized matrix, relative
-REFINEMENTS = {"float64": 1, "mixed": 6, "float32": 2}
+REFINEMENTS = {"float64": 2, "mixed": 6, "float32": 2}
 FLOAT32_TOL = 1e-5
 
 
@@ -173,10 +173,14 @@ class Method:
         slope = 2.0 * Px / tau + k.q
         curvature = kappa / tau - dot(slope, x2) - dot(k.b, z2) + xPx / (tau * tau)
 
-        def direction(x1: Array, z1: Array, share: Array, dkappa: Array) -> Iterate:
-            """From a solution for right-hand sides with ``share`` of the residuals; kappa dtau + tau dkappa = -..."""
+        def direction(x1: Array, z1: Array, share: Any, dkappa: Array, refine: tuple = ()) -> Iterate:
+            """The move from (x1, z1), the solution for the right-hand side ``refine``, if it is to be refined."""
             dtau = (share * rtau - dkappa / tau + dot(slope, x1) + dot(k.b, z1)) / curvature
             dx, dz = x1 + dtau * x2, z1 + dtau * z2
+            if refine:
+                top, low = refine[0] - dtau * k.q, refine[1] + dtau * k.b
+                columns = system.refined(*(v[..., None] for v in (dx, dz, top, low)))
+                dx, dz = columns[0][..., 0], columns[1][..., 0]
             ds = (k.b * dtau - times(k.A, dx) - share * rz) * self._cones(s)
             return Iterate(dx, ds, dz, dtau, -(dkappa + kappa * dtau) / tau)
 
@@ -186,9 +190,10 @@ class Method:
         # corrector
         c = barrier.corrector(W, s, z, affine.s, affine.z, sigma * mu)
         share = 1.0 - sigma
-        x1, z1 = system.solve((-share * rx)[..., None], (c - share * rz)[..., None])
+        top, low = -share * rx, c - share * rz
+        x1, z1 = system.solve(top[..., None], low[..., None])
         dkappa = kappa * tau + affine.kappa * affine.tau - sigma * mu
-        move = direction(x1[..., 0], z1[..., 0], share, dkappa)
+        move = direction(x1[..., 0], z1[..., 0], share, dkappa, (top, low))
         alpha = STEP * self._step(W, state.point, move, aim=1.0, share=STEP)
         new = Iterate(*(v + alpha * dv for v, dv in zip(state.point, move, strict=True)))
         return self._moved(state, new, alpha, system.ok())

@@ -27,18 +27,27 @@ class ExponentialBarrier(ThreeDimensionalBarrier):
         second = first * (1.0 + xp.log((1.0 + u) * y / z)) - 1.0 / y
         return xp.stack([first, second, -(1.0 + u) / (u * z)], axis=-1)
 
-    def _derivatives_dual(self, z: Array) -> tuple[Array, Array]:
+    def _dual(self, z: Array) -> tuple[Array, Array, Array]:
+        """Hess F* = (grad r)(grad r)'/r^2 + N, N = w w'/(-p r) + diag(1/p^2, 0, 1/t^2), w = (1, 0, -p/t).
+
+        C = [grad r/r, and the Cholesky factor of the 2 x 2 matrix N], with det N as a sum of positive terms.
+        """
         xp = namespace(z)
         p, q, t = z[..., 0], z[..., 1], z[..., 2]
         log = xp.log(-t / p)
         r = q - p - p * log
         g = xp.stack([log / r - 1.0 / p, -1.0 / r, (p / r - 1.0) / t], axis=-1)
-        r2 = r * r
-        h00 = (r2 - p * r + (log * p) ** 2) / (r2 * p * p)
-        h02, h12 = (q - p) / (r2 * t), -p / (r2 * t)
-        h22 = (r2 - p * r + p * p) / (r2 * t * t)
-        h01 = -log / r2
-        return g, matrix(((h00, h01, h02), (h01, 1.0 / r2, h12), (h02, h12, h22)))
+        curved = -1.0 / (p * r)
+        n00 = curved + 1.0 / (p * p)
+        c00 = xp.sqrt(n00)
+        c20 = -curved * p / (t * c00)
+        c22 = xp.sqrt(1.0 / (p * p) + 2.0 * curved) / (t * c00)  # det N = (1/p^2 + 2/(-p r))/t^2
+        g0, g1, g2 = -log / r, 1.0 / r, -p / (t * r)
+        C = matrix(((g0, c00, 0), (g1, 0, 0), (g2, c20, c22)))
+        i00, i22 = 1.0 / c00, 1.0 / c22
+        i20 = -c20 * i00 * i22
+        inverse = matrix(((0, r, 0), (i00, -i00 * g0 * r, 0), (i20, -(i20 * g0 + i22 * g2) * r, i22)))
+        return g, C, inverse
 
     def _third_dual(self, z: Array, u: Array, v: Array) -> Array:
         xp = namespace(z)

@@ -71,18 +71,32 @@ class PowerBarrier(ThreeDimensionalBarrier):
         x, y = z[..., 0], z[..., 1]
         return 2 * a * (2 * a - 1) * phi / (x * x), 4 * a * b * phi / (x * y), 2 * b * (2 * b - 1) * phi / (y * y)
 
-    def _derivatives_dual(self, z: Array) -> tuple[Array, Array]:
+    def _dual(self, z: Array) -> tuple[Array, Array, Array]:
+        """The Cholesky factor of Hess F*, the third variable first, with no cancellation.
+
+        With T = phi/psi >= 1, the Schur complement of the third variable is D - k c c', D = diag((2aT + b)/x^2,
+        (2bT + a)/y^2), k = T (T - 1)/(2T - 1), c = 2 (a/x, b/y). Its determinant times x^2 y^2 (2T - 1) is
+        8abT^2 + (2 - 6ab) T - ab, and its first entry times x^2 (2T - 1) is 4abT^2 + 2 (a^2 + b^2) T - b.
+        """
         xp = namespace(z)
         a, b = self.alpha, self.beta
         x, y = z[..., 0], z[..., 1]
         phi, psi, p0, p1, p2 = self._psi(z)
-        p00, p01, p11 = self._second(z, phi)
         g = xp.stack([-p0 / psi - b / x, -p1 / psi - a / y, -p2 / psi], axis=-1)
-        d0, d1, d2 = p0 / psi, p1 / psi, p2 / psi
-        h00 = d0 * d0 - p00 / psi + b / (x * x)
-        h11 = d1 * d1 - p11 / psi + a / (y * y)
-        h01, h02, h12, h22 = d0 * d1 - p01 / psi, d0 * d2, d1 * d2, d2 * d2 + 2.0 / psi
-        return g, matrix(((h00, h01, h02), (h01, h11, h12), (h02, h12, h22)))
+        T = phi / psi
+        last = xp.sqrt(2.0 * (2.0 * T - 1.0) / psi)
+        e0, e1 = p0 * p2 / (psi * psi * last), p1 * p2 / (psi * psi * last)
+        first = xp.sqrt((4.0 * a * b * T * T + 2.0 * (a * a + b * b) * T - b) / (2.0 * T - 1.0)) / x
+        k = T * (T - 1.0) / (2.0 * T - 1.0)
+        below = -k * 4.0 * a * b / (x * y) / first
+        determinant = (8.0 * a * b * T * T + (2.0 - 6.0 * a * b) * T - a * b) / (2.0 * T - 1.0)
+        second = xp.sqrt(determinant) / (x * y * first)
+        C = matrix(((e0, first, 0), (e1, below, second), (last, 0, 0)))
+        i_last, i_first, i_second = 1.0 / last, 1.0 / first, 1.0 / second
+        i_below = -below * i_first * i_second
+        corner = -(i_below * e0 + i_second * e1) * i_last
+        inverse = matrix(((0, 0, i_last), (i_first, 0, -i_first * e0 * i_last), (i_below, i_second, corner)))
+        return g, C, inverse
 
     def _third_dual(self, z: Array, u: Array, v: Array) -> Array:
         xp = namespace(z)

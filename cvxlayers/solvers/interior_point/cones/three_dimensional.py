@@ -16,13 +16,14 @@ Array = Any
 class ThreeDimensionalBarrier(Barrier):
     """A cone of three dimensions whose dual barrier F* has derivatives in closed form, of degree 3.
 
-    With g(z) = grad F*(z), and z~ = -grad F(s), s~ = -g(z), mu = s'z/3, mu~ = s~'z~/3, the scaling is
+    With g(z) = grad F*(z), z~ = -grad F(s), s~ = -g(z), mu = s'z/3 and mu~ = s~'z~/3, the scaling is
 
         H = s s'/(s'z) + ds ds'/(ds'dz) + t a a',  ds = s - mu s~,  dz = z - mu z~,
 
-    with a the unit vector orthogonal to z and z~: H z = s and H z~ = s~, and t the size of mu Hess F*(z) that is left.
-    Where that is ill-conditioned, at points close to the central path or to the boundary, H = mu Hess F*(z). The
-    corrector holds the third derivative of F*.
+    with a orthogonal to z and z~: H z = s and H z~ = s~, and t is what mu Hess F*(z) has left along a. The vectors
+    (z, dz, b), with b orthogonal to s and ds, are biorthogonal to (s, ds, a), so both W and its inverse are at hand
+    without a factorization, which would lose the small eigenvalues of H beside the large ones. Where ds vanishes, on
+    the central path, H = mu Hess F*(z), which the cone hands over in factors.
 
     Source: J. Dahl, E. D. Andersen, A primal-dual interior-point algorithm for nonsymmetric exponential-cone
     optimization, doi 10.1007/s10107-021-01631-4.
@@ -36,38 +37,41 @@ class ThreeDimensionalBarrier(Barrier):
         """grad F(s)."""
 
     @abstractmethod
-    def _derivatives_dual(self, z: Array) -> tuple[Array, Array]:
-        """grad F*(z), (*batch, count, 3), and Hess F*(z), (*batch, count, 3, 3)."""
+    def _dual(self, z: Array) -> tuple[Array, Array, Array]:
+        """grad F*(z), (*batch, count, 3), and C and C^-1, (*batch, count, 3, 3), with C C' = Hess F*(z)."""
 
     @abstractmethod
     def _third_dual(self, z: Array, u: Array, v: Array) -> Array:
         """The third derivative of F* at z in the directions u and v, (*batch, count, 3)."""
 
     def scaling(self, s: Array, z: Array) -> tuple[Array, ...]:
+        """W' = [s/sqrt(s'z), ds/sqrt(ds'dz), sqrt(t) a] and W^-T, whose rows are the biorthogonal vectors."""
         xp = namespace(s)
         eps = float(xp.finfo(s.dtype).eps)
-        g, hessian = self._derivatives_dual(z)
-        conjugate = self._gradient_primal(s)
-        product = _dot(s, z)
-        mu, mu_tilde = product / 3.0, _dot(g, conjugate) / 3.0
+        g, C, inverse_C = self._dual(z)
+        conjugate = self._gradient_primal(s)  # -z~
+        product = dot(s, z)
+        mu, mu_tilde = product / 3.0, dot(g, conjugate) / 3.0
         ds, dz = s + mu * g, z + mu * conjugate
-        product_d = _dot(ds, dz)
-        e1 = mu * mu_tilde - 1.0
-        Hz = times(hessian, conjugate[..., None])[..., 0]
-        e2 = _dot(conjugate, Hz) - 3.0 * mu_tilde * mu_tilde
-        # Neither on the central path, where ds vanishes, nor so far out that rounding rules.
-        good = (xp.abs(e1) > eps**0.5) & (xp.abs(e2) > eps) & (product > 0) & (product_d > 0)
-        tmp = Hz - mu_tilde * g
-        rest = hessian - outer(g, g) / 3.0 - outer(tmp, tmp) / xp.where(good, e2, 1.0)[..., None]
-        t = mu * xp.sqrt(xp.sum(rest * rest, axis=(-2, -1)))[..., None]
-        axis = _cross(z, conjugate)
-        length = xp.sqrt(_dot(axis, axis))
-        axis = axis / xp.where(length > 0, length, 1.0)
-        good = (good & (length > 0))[..., None]
-        safe, safe_d = xp.where(good, product[..., None], 1.0), xp.where(good, product_d[..., None], 1.0)
-        primal_dual = outer(s, s) / safe + outer(ds, ds) / safe_d + t[..., None] * outer(axis, axis)
-        H = xp.where(good, primal_dual, mu[..., None] * hessian)
-        return H, lower_inverse(cholesky3(H))
+        excess = mu * mu_tilde - 1.0
+        product_d = product * excess  # ds'dz
+        a, b = cross(z, dz), cross(s, ds)
+        pair = dot(a, b)
+        # The remainder of mu Hess F* lives along a; b~, orthogonal to its other two terms, reads it off.
+        Hz = times(C, times(xp.matrix_transpose(C), conjugate[..., None]))[..., 0]
+        reader = cross(g, Hz - mu_tilde * g)
+        along = dot(a, reader)
+        read = times(xp.matrix_transpose(C), reader[..., None])[..., 0]
+        t = mu * dot(read, read) / xp.where(along == 0, 1.0, along * along)
+        good = (product > 0) & (excess > eps**0.5) & (xp.abs(pair) > 0) & (along != 0) & (t > 0)
+        t, pair = xp.where(good, t, 1.0), xp.where(good, pair, 1.0)
+        root, root_d, root_t = (xp.sqrt(xp.where(good, v, 1.0)) for v in (product, product_d, t))
+        columns = xp.stack([s / root, ds / root_d, root_t * a], axis=-1)
+        rows = xp.stack([z / root, dz / root_d, b / (root_t * pair)], axis=-2)
+        finite = xp.isfinite(xp.sum(columns, axis=(-2, -1)) + xp.sum(rows, axis=(-2, -1)))
+        good = good[..., None] & finite[..., None, None]
+        scale = xp.sqrt(mu)[..., None]
+        return xp.where(good, columns, scale * C), xp.where(good, rows, inverse_C / scale)
 
     def scale(self, W: tuple[Array, ...], V: Array) -> Array:
         return times(W[1], V)
@@ -76,13 +80,12 @@ class ThreeDimensionalBarrier(Barrier):
         return times(namespace(V).matrix_transpose(W[1]), V)
 
     def times_H(self, W: tuple[Array, ...], V: Array) -> Array:
-        return times(W[0], V)
+        return times(W[0], times(namespace(V).matrix_transpose(W[0]), V))
 
     def corrector(self, W: tuple[Array, ...], s: Array, z: Array, ds: Array, dz: Array, mu: Array) -> Array:
         xp = namespace(s)
-        g, hessian = self._derivatives_dual(z)
-        inverse = lower_inverse(cholesky3(hessian))
-        inner = times(xp.matrix_transpose(inverse), times(inverse, ds[..., None]))[..., 0]
+        g, _, inverse_C = self._dual(z)
+        inner = times(xp.matrix_transpose(inverse_C), times(inverse_C, ds[..., None]))[..., 0]
         third = 0.5 * self._third_dual(z, dz, inner)
         finite = xp.all(xp.isfinite(third), axis=-1, keepdims=True)
         return s + mu * g - xp.where(finite, third, 0.0)
@@ -98,33 +101,12 @@ def times(M: Array, V: Array) -> Array:
     return M[..., :, :1] * V[..., :1, :] + M[..., :, 1:2] * V[..., 1:2, :] + M[..., :, 2:] * V[..., 2:, :]
 
 
-def outer(a: Array, b: Array) -> Array:
-    return a[..., :, None] * b[..., None, :]
-
-
-def cholesky3(H: Array) -> tuple[Array, ...]:
-    """The entries l00, l10, l11, l20, l21, l22 of the Cholesky factor of a 3 x 3 matrix, (*batch, count) each."""
-    xp = namespace(H)
-    l00 = xp.sqrt(H[..., 0, 0])
-    l10, l20 = H[..., 1, 0] / l00, H[..., 2, 0] / l00
-    l11 = xp.sqrt(H[..., 1, 1] - l10 * l10)
-    l21 = (H[..., 2, 1] - l20 * l10) / l11
-    l22 = xp.sqrt(H[..., 2, 2] - l20 * l20 - l21 * l21)
-    return l00, l10, l11, l20, l21, l22
-
-
-def lower_inverse(L: tuple[Array, ...]) -> Array:
-    """The inverse of a lower triangular 3 x 3 matrix, as (*batch, count, 3, 3)."""
-    l00, l10, l11, l20, l21, l22 = L
-    i00, i11, i22 = 1.0 / l00, 1.0 / l11, 1.0 / l22
-    i10, i21 = -l10 * i00 * i11, -l21 * i11 * i22
-    return matrix(((i00, 0, 0), (i10, i11, 0), (-(l20 * i00 + l21 * i10) * i22, i21, i22)))
-
-
 def matrix(rows: tuple) -> Array:
     """Entries (*batch, count), or 0, to matrices (*batch, count, 3, 3)."""
-    xp, like = namespace(rows[0][0]), rows[0][0]
-    flat = [xp.zeros_like(like) if isinstance(entry, int) else entry for row in rows for entry in row]
+    entries = [entry for row in rows for entry in row]
+    like = next(entry for entry in entries if not isinstance(entry, int))
+    xp = namespace(like)
+    flat = [xp.zeros_like(like) if isinstance(entry, int) else entry for entry in entries]
     return xp.reshape(xp.stack(flat, axis=-1), (*like.shape, 3, 3))
 
 
@@ -132,11 +114,11 @@ def unit(point: tuple[float, ...], like: Array) -> Array:
     return constant(np.array, (point,), like)
 
 
-def _dot(a: Array, b: Array) -> Array:
+def dot(a: Array, b: Array) -> Array:
     return namespace(a).sum(a * b, axis=-1, keepdims=True)
 
 
-def _cross(a: Array, b: Array) -> Array:
+def cross(a: Array, b: Array) -> Array:
     xp = namespace(a)
     a0, a1, a2, b0, b1, b2 = (v[..., i] for v in (a, b) for i in range(3))
     return xp.stack([a1 * b2 - a2 * b1, a2 * b0 - a0 * b2, a0 * b1 - a1 * b0], axis=-1)
