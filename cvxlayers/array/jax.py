@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -107,7 +108,8 @@ def implicit(rule: Any, *args: jax.Array) -> tuple[jax.Array, ...]:
 
 def register_pytree(cls: type, leaves: tuple[str, ...]) -> None:
     def flatten(instance):
-        rest = tuple((name, value) for name, value in vars(instance).items() if name not in leaves)
+        # The fields only: what an instance has cached is left behind.
+        rest = tuple((f.name, getattr(instance, f.name)) for f in fields(instance) if f.name not in leaves)
         return tuple(getattr(instance, name) for name in leaves), rest
 
     def unflatten(rest, children):

@@ -308,6 +308,13 @@ def check_range(label: str, value: Any, range_: str) -> None:
         raise SettingsError(f"{label} should be {range_}; got {bad}.")
 
 
+def check_interval(label: str, value: Any, low: float, high: float) -> None:
+    """SettingsError unless ``value``, where it can be seen, is in [low, high]."""
+    seen = visible(value)
+    if seen is not None and not np.all((seen >= low) & (seen <= high)):
+        raise SettingsError(f"{label} should be between {low:g} and {high:g}; got {value!r}.")
+
+
 def per_sample(label: str, value: Any, x: Array, batch: tuple[int, ...], range_: str) -> Array:
     """``value`` as an array like x, checked to broadcast against the batch shape, and for its range."""
     check_range(label, value, range_)
