@@ -15,7 +15,7 @@ struct Shape {
     const real *alphas;    // (threes - exponentials): of the power cones
 };
 
-constexpr real STATIC_DUAL = 1e-8;  // added to H where it is diagonal: a bound for the weights, and all there is at equalities
+constexpr real STATIC_DUAL = 1e-9;  // added to H where it is diagonal: a bound for the weights, and all there is at equalities
 
 struct Cones {
     const Shape *shape;
@@ -44,8 +44,8 @@ struct Cones {
 
     // H and its root at (z, s).
     DEVICE void scale(const real *z, const real *s) const {
-        for (int i = shape->zeros + thread(); i < shape->linear; i += THREADS) {
-            const real ratio = fmin(fmax(s[i] / z[i], 1e-12), 1e12);
+        for (int i = thread(); i < shape->linear; i += THREADS) {
+            const real ratio = i < shape->zeros ? 0.0 : fmin(fmax(s[i] / z[i], 1e-12), 1e12);
             h[i] = ratio;
             root[i] = rsqrt(ratio + STATIC_DUAL);
         }
@@ -79,8 +79,8 @@ struct Cones {
 #endif
     }
 
-    // v becomes H v. Each thread or warp reads and writes blocks of its own; `own` of linear rows are those of
-    // thread i mod THREADS.
+    // v becomes H v. Linear row i belongs to thread i mod THREADS here as everywhere, so that what one function writes
+    // another may read; only where there are curved cones is a meeting needed in between.
     DEVICE void multiply(real *v) const {
         for (int i = thread(); i < shape->linear; i += THREADS) v[i] *= h[i];
 #if CURVED
@@ -178,8 +178,8 @@ struct Cones {
     // The largest step up to `most` for which v + step dv stays in the cones (K for v = s, K* for v = z, `dual`),
     // second-order and linear cones only; of one thread.
     DEVICE real step(const real *v, const real *dv, real most) const {
-        for (int i = shape->zeros + thread(); i < shape->linear; i += THREADS)
-            if (dv[i] < 0.0) most = fmin(most, -v[i] / dv[i]);
+        for (int i = thread(); i < shape->linear; i += THREADS)
+            if (i >= shape->zeros && dv[i] < 0.0) most = fmin(most, -v[i] / dv[i]);
 #if CURVED
         for (int k = warp(); k < shape->socs; k += WARPS) {
             const int first = shape->starts[k], last = shape->starts[k + 1];
@@ -221,8 +221,8 @@ struct Cones {
     // central path.
     DEVICE real barrier(const real *z, const real *dz, const real *s, const real *dS, real step) const {
         real total = 0.0;
-        for (int i = shape->zeros + thread(); i < shape->linear; i += THREADS)
-            total -= log((s[i] + step * dS[i]) * (z[i] + step * dz[i]));
+        for (int i = thread(); i < shape->linear; i += THREADS)
+            if (i >= shape->zeros) total -= log((s[i] + step * dS[i]) * (z[i] + step * dz[i]));
         for (int k = warp(); k < shape->socs; k += WARPS) {
             const int first = shape->starts[k], last = shape->starts[k + 1];
             real ss = 0.0, zz = 0.0;

@@ -463,7 +463,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
     if (!equilibrate(p)) {
         status = INVALID_INPUT;
     } else {
-        p.refinements = 1;
+        p.refinements = 0;
         real tau = 1.0, kappa = 1.0, norms[2] = {0.0, 0.0}, none[1] = {0.0};
         for (int j = thread(); j < n; j += THREADS) norms[0] += square(p.q[j]);
         for (int i = thread(); i < m; i += THREADS) norms[1] += square(p.e[i] > 0.0 ? p.b[i] : 1.0);

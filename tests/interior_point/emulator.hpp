@@ -1,0 +1,135 @@
+// CUDA thread blocks on the host: every thread is a fiber, which runs until it meets the others.
+//
+// A read that is not separated by a meeting from the write it depends on goes wrong, whichever order the fibers run in
+// (`backwards` turns it round), and a meeting that some thread never comes to is reported. One block runs at a time.
+#pragma once
+#include <cmath>
+#include <csetjmp>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ucontext.h>
+#include <vector>
+
+#define EMULATED 1
+#define __device__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define SHARED_MEMORY(name) real *name = emulator::shared
+
+struct Index { int x; };
+inline Index threadIdx, blockIdx;
+
+namespace emulator {
+
+struct Meeting { int arrived = 0; long generation = 0; };
+struct Fiber { ucontext_t context; jmp_buf state; std::vector<char> stack; bool started, done; long calls; };
+
+inline double *shared;
+inline int threads, current;
+inline bool backwards;
+inline long idle;
+inline std::vector<Fiber> fibers;
+inline std::vector<Meeting> warps;
+inline Meeting block;
+inline jmp_buf home;
+inline void (*body)();
+inline double mailbox[64][2][3][32];
+
+inline void entry() {
+    body();
+    fibers[current].done = true;
+    longjmp(home, 1);
+}
+
+inline void switch_to(int next) {
+    current = next, threadIdx.x = next;
+    Fiber &fiber = fibers[next];
+    if (fiber.started) longjmp(fiber.state, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
+}
+
+inline void yield() {
+    if (++idle > 1000000L) std::fprintf(stderr, "a thread waits for others that never come\n"), std::abort();
+    const int step = backwards ? threads - 1 : 1;
+    int next = (current + step) % threads;
+    while (fibers[next].done) next = (next + step) % threads;
+    if (next == current) return;
+    if (_setjmp(fibers[current].state) == 0) switch_to(next);
+}
+
+inline void meet(Meeting &meeting, int count) {
+    const long generation = meeting.generation;
+    if (++meeting.arrived == count) {
+        meeting.arrived = 0, ++meeting.generation, idle = 0;
+        return;
+    }
+    while (meeting.generation == generation) yield();
+}
+
+// Three numbers of every lane of this warp.
+inline double (*exchange(double a, double b, double c))[32] {
+    const int w = current / 32, l = current % 32;
+    double(*box)[32] = mailbox[w][fibers[current].calls++ & 1];
+    box[0][l] = a, box[1][l] = b, box[2][l] = c;
+    meet(warps[w], 32);
+    return box;
+}
+
+template <class Kernel> void launch(Kernel kernel, int blocks, int count, long bytes) {
+    static Kernel *now;
+    now = &kernel, threads = count, body = [] { (*now)(); };
+    for (volatile int b = 0; b < blocks; b = b + 1) {
+        std::vector<double> memory(bytes / sizeof(double) + 1, NAN);
+        shared = memory.data(), blockIdx.x = b, idle = 0;
+        memory.back() = 12345.0;
+        fibers.resize(count), warps.assign(count / 32, Meeting()), block = Meeting();
+        for (Fiber &fiber : fibers) {
+            fiber.stack.resize(256 * 1024), fiber.started = fiber.done = false, fiber.calls = 0;
+            getcontext(&fiber.context);
+            fiber.context.uc_stack.ss_sp = fiber.stack.data(), fiber.context.uc_stack.ss_size = fiber.stack.size();
+            fiber.context.uc_link = nullptr;
+            makecontext(&fiber.context, entry, 0);
+        }
+        _setjmp(home);  // a thread that ends comes back to here
+        for (int t = 0; t < count; ++t)
+            if (!fibers[t].done) switch_to(t);
+        if (memory.back() != 12345.0) std::fprintf(stderr, "written beyond shared memory\n"), std::abort();
+    }
+}
+
+}  // namespace emulator
+
+inline void __syncthreads() { emulator::meet(emulator::block, emulator::threads); }
+inline void __syncwarp() { emulator::meet(emulator::warps[emulator::current / 32], 32); }
+inline double rsqrt(double v) { return 1.0 / std::sqrt(v); }
+using std::isfinite;
+
+template <int WIDTH> double lanes_sum(double v) {
+    double(*box)[32] = emulator::exchange(v, 0.0, 0.0), sum = 0.0;
+    const int first = emulator::current % 32 / WIDTH * WIDTH;
+    for (int l = first; l < first + WIDTH; ++l) sum += box[0][l];
+    return sum;
+}
+
+template <int WIDTH> double lanes_max(double v) {
+    double(*box)[32] = emulator::exchange(v, 0.0, 0.0);
+    const int first = emulator::current % 32 / WIDTH * WIDTH;
+    double most = box[0][first];
+    for (int l = first; l < first + WIDTH; ++l) most = std::fmax(most, box[0][l]);
+    return most;
+}
+
+inline void multiply_tile(double *c, double a0, double a1, double b) {
+    double(*box)[32] = emulator::exchange(a0, a1, b);
+    const int g = emulator::current % 32 / 4, t = emulator::current % 4;
+    for (int k = 0; k < 4; ++k)
+        for (int e = 0; e < 2; ++e) {
+            const double right = box[2][4 * (2 * t + e) + k];
+            c[e] += box[0][4 * g + k] * right, c[2 + e] += box[1][4 * g + k] * right;
+        }
+}
+
+extern "C" void run_backwards(int yes) { emulator::backwards = yes; }
