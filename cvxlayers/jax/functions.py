@@ -1,4 +1,4 @@
-"""The conic solve as a JAX function: two host callbacks, and the rule that ties them together.
+"""The conic solve as a JAX function, on the host by two callbacks or in JAX itself, and the rule that ties it together.
 
 `conic` maps parameters to the conic solution; its derivative is one linear system, written with
 ``jax.lax.custom_linear_solve``, so that JAX can transpose it and differentiate it again.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from cvxlayers.array_map import ArrayMap
 from cvxlayers.layer import Layer, failure
 from cvxlayers.status import Status
 
@@ -33,9 +35,33 @@ def work_dtype():
     return jax.dtypes.canonicalize_dtype(np.float64)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2, 3))
-def conic(core: Layer, settings: tuple, warm_start: bool, ndim: int, values: tuple[jax.Array, ...]):
+@dataclass(frozen=True)
+class Host:
+    """The route through host callbacks, to any solver; the other route is an ArrayMap, which stays in JAX."""
+
+    settings: tuple
+    warm_start: bool
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
+def conic(core: Layer, route: Host | ArrayMap, ndim: int, values: tuple[jax.Array, ...]):
     """Parameters with all batch dimensions to (x, z, s, status, residuals, iterations); zeros where it failed."""
+    if isinstance(route, ArrayMap):
+        out = compiled(core, _solve, route)(ndim, values)
+    else:
+        out = _solve_on_host(core, route, ndim, values)
+    if core.on_failure == "raise" and not isinstance(out[3], Tracer) and (out[3] > Status.INACCURATE).any():
+        raise failure(np.asarray(out[3]))
+    return out
+
+
+def _solve(core: Layer, route: ArrayMap, ndim: int, values: tuple[jax.Array, ...]):
+    batch = np.broadcast_shapes(*(v.shape[:ndim] for v in values))
+    point = route.solve(values, batch)
+    return point.x, point.z, point.s, point.status, point.residuals, point.iterations
+
+
+def _solve_on_host(core: Layer, route: Host, ndim: int, values: tuple[jax.Array, ...]):
     program, dtype = core.form.program, work_dtype()
     batch = np.broadcast_shapes(*(v.shape[:ndim] for v in values)) if values else ()
     shapes = [jax.ShapeDtypeStruct((*batch, k), dtype) for k in (program.n, program.m, program.m)]
@@ -45,35 +71,33 @@ def conic(core: Layer, settings: tuple, warm_start: bool, ndim: int, values: tup
     def host(*arrays):
         arrays = [np.array(a) for a in arrays]
         shape = core.batch_shape([a.shape for a in arrays])
-        start = core.recent if warm_start else None
-        point = core.solve(arrays, shape, solver_args=dict(settings), warm_start=start, on_failure="nan")
+        start = core.recent if route.warm_start else None
+        point = core.solve(arrays, shape, solver_args=dict(route.settings), warm_start=start, on_failure="nan")
         core.recent = point
         solution = point.solution
         out = (*point.at_zero, solution.status, point.residuals, solution.iterations)
         return tuple(np.asarray(v, s.dtype).reshape((*shape, *v.shape[1:])) for v, s in zip(out, shapes, strict=True))
 
-    out = jax.pure_callback(host, tuple(shapes), *values, **_VMAP)
-    if core.on_failure == "raise" and not isinstance(out[3], Tracer) and (out[3] > Status.INACCURATE).any():
-        raise failure(np.asarray(out[3]))
-    return out
+    return jax.pure_callback(host, tuple(shapes), *values, **_VMAP)
 
 
 @conic.defjvp
-def _conic_jvp(core: Layer, settings: tuple, warm_start: bool, ndim: int, primals, tangents):
+def _conic_jvp(core: Layer, route: Host | ArrayMap, ndim: int, primals, tangents):
     (values,), (dvalues,) = primals, tangents
-    out = conic(core, settings, warm_start, ndim, values)
-    dx, dz, ds = compiled(core, _tangents)(ndim, values, dvalues, *out[:4])
+    out = conic(core, route, ndim, values)
+    dx, dz, ds = compiled(core, _tangents, route)(ndim, values, dvalues, *out[:4])
     none = [np.zeros(v.shape, jax.dtypes.float0) for v in (out[3], out[5])]
     return out, (dx, dz, ds, none[0], jnp.zeros_like(out[4]), none[1])
 
 
-def compiled(core: Layer, function: Callable) -> Callable:
-    """``function(core, ndim, ...)`` jitted, once for each layer: eager code would compile its every operation."""
-    found = core.compiled.get(function)
+def compiled(core: Layer, function: Callable, *static: Any) -> Callable:
+    """``function(core, *static, ndim, ...)`` jitted, once for each layer: eager code would compile every operation."""
+    key = (function, *static)
+    found = core.compiled.get(key)
     if found is None:
         reference = weakref.ref(core)  # what is compiled is kept on the layer, and must not keep it alive
-        found = jax.jit(lambda ndim, *args: function(reference(), ndim, *args), static_argnums=0)
-        core.compiled[function] = found
+        found = jax.jit(lambda ndim, *args: function(reference(), *static, ndim, *args), static_argnums=0)
+        core.compiled[key] = found
     return found
 
 
@@ -82,19 +106,19 @@ def recover(core: Layer, ndim: int, values: tuple[jax.Array, ...], x: jax.Array,
     return core.ends.recover(core.ends.lift(values, ndim), x, z)
 
 
-def _tangents(core: Layer, ndim: int, values, dvalues, x, z, s, status):
+def _tangents(core: Layer, route: Host | ArrayMap, ndim: int, values, dvalues, x, z, s, status):
     """Tangents of x, z and s; zero where an element failed."""
     kept = (status <= Status.INACCURATE)[..., None]
     ends = core.ends
     data, ddata = jax.jvp(lambda v: ends.lift(v, ndim), (values,), (dvalues,))
     rx, rz = ends.differential.push(x, z, ddata)
     rx, rz = jnp.where(kept, rx, 0.0), jnp.where(kept, rz, 0.0)
-    dx, dz = linear_solve(core, data[0], data[2], z, s, rx, rz)
+    dx, dz = linear_solve(core, route, data[0], data[2], z, s, rx, rz)
     return dx, dz, jnp.where(kept, rz - ends.differential.A_times(data[2], dx), 0.0)
 
 
-def linear_solve(core: Layer, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]:
-    """K [w_x; w_z] = [g_x; g_z] on the host, as a linear system that JAX can transpose and differentiate."""
+def linear_solve(core: Layer, route: Host | ArrayMap, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]:
+    """K [w_x; w_z] = [g_x; g_z], as a linear system that JAX can transpose and differentiate."""
     d, mu = core.ends.differential, core.mu
 
     def host(*arrays):
@@ -103,8 +127,10 @@ def linear_solve(core: Layer, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]
         return wx.astype(arrays[4].dtype), wz.astype(arrays[5].dtype)
 
     def solve(gx, gz):
-        shapes = (jax.ShapeDtypeStruct(gx.shape, gx.dtype), jax.ShapeDtypeStruct(gz.shape, gz.dtype))
         fixed = (jax.lax.stop_gradient(v) for v in (P, A, z, s))
+        if isinstance(route, ArrayMap):
+            return route.linear_solve(*fixed, gx, gz)
+        shapes = (jax.ShapeDtypeStruct(gx.shape, gx.dtype), jax.ShapeDtypeStruct(gz.shape, gz.dtype))
         return jax.pure_callback(host, shapes, *fixed, gx, gz, **_VMAP)
 
     def system(w):

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from cvxlayers.array_map import ArrayMap
 from cvxlayers.canonical.form import Parameter
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import ShapeError
-from cvxlayers.jax.functions import compiled, conic, recover, work_dtype
+from cvxlayers.jax.functions import Host, compiled, conic, recover, work_dtype
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
 from cvxlayers.solution_map import Point
@@ -106,14 +107,18 @@ class CvxpyLayer:
         arrays, dtype = _arrays(params, core.form.parameters)
         ndim = len(core.batch_shape([a.shape for a in arrays]))
         wide = tuple(_padded(a, len(p.shape), ndim) for a, p in zip(arrays, core.form.parameters, strict=True))
-        core.map_for(solver_args)  # refuses wrong settings here rather than in the callback
-        settings = tuple(sorted((solver_args or {}).items()))
-        x, z, _, status, residuals, iterations = conic(core, settings, warm_start, ndim, wide)
+        route = core.array_map(jax.default_backend() != "cpu", solver_args)
+        if route is None:
+            core.map_for(solver_args)  # refuses wrong settings here rather than in the callback
+            route = Host(tuple(sorted((solver_args or {}).items())), warm_start)
+        x, z, s, status, residuals, iterations = conic(core, route, ndim, wide)
         outputs = compiled(core, recover)(ndim, wide, x, z) if wide else _constant_outputs(core, x, z)
         failed = status > 1
         outputs = tuple(_masked(o, failed, dtype) for o in outputs)
         certify = None
-        if core.recent is not None and not isinstance(status, Tracer):
+        if not isinstance(status, Tracer) and isinstance(route, ArrayMap):
+            certify = partial(_certify_at, core, (x, z, s), status, iterations, arrays)
+        elif core.recent is not None and not isinstance(status, Tracer):
             certify = partial(_certify, core, core.recent, status.shape, arrays)
         return Result(
             outputs[:-1],
@@ -127,7 +132,7 @@ class CvxpyLayer:
 
     def plan(self):
         """Which solver was chosen and why, and why not the others; prints as a table."""
-        return self.core.plan
+        return self.core.plan_for(jax.default_backend() != "cpu")
 
     def tree_flatten(self):
         return (), self
@@ -142,6 +147,14 @@ class CvxpyLayer:
 
 def _certify(core: Layer, point: Point, batch_shape: tuple[int, ...], arrays: Sequence[jax.Array]) -> Certificate:
     return core.certify(point, batch_shape, [a.shape for a in arrays])
+
+
+def _certify_at(core: Layer, solution, status, iterations, arrays: Sequence[jax.Array]) -> Certificate:
+    values, (*solution, status, iterations) = (
+        [np.asarray(v) for v in vs] for vs in (arrays, (*solution, status, iterations))
+    )
+    point = core.point_at(values, status.shape, solution, status, iterations)
+    return _certify(core, point, status.shape, arrays)
 
 
 def _constant_outputs(core: Layer, x: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
