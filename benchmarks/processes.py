@@ -23,6 +23,7 @@ class Process:
         # The own interpreter finds the checkout; the others must not.
         self.environment["PYTHONPATH"] = str(HERE.parent) if library == "cvxlayers" else ""
         self.child: subprocess.Popen | None = None
+        self.log: Path | None = None  # where its error stream goes
 
     def fresh(self) -> Process:
         """Another process of the same library."""
@@ -31,14 +32,17 @@ class Process:
     def ask(self, limit: float, gib: float = float("inf"), **command) -> dict:
         """The answer, or {"error": why} if there is none within ``limit`` seconds and ``gib`` GiB of memory."""
         if self.child is None:
+            errors = None if self.log is None else self.log.open("a")
             self.child = subprocess.Popen(
                 self.command,
                 env=self.environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL if errors is None else errors,
                 text=True,
             )
+            if errors is not None:
+                errors.close()
             hello = self.ask(120.0, do="hello")
             if "error" in hello:
                 self.close()

@@ -184,6 +184,11 @@ def write(results: dict) -> None:
         "lp": table(group("lp"), times),
         "notes": notes(entries),
     }
+    replace(parts)
+
+
+def replace(parts: dict[str, str]) -> None:
+    """Put each part between its markers in docs/benchmarks.md."""
     text = PAGE.read_text()
     for name, part in parts.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"

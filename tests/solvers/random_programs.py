@@ -193,10 +193,12 @@ def unbounded(cone: Product, n: int, batch: int, seed: int, quadratic: bool = Tr
     rng = np.random.default_rng(seed)
     ray = rng.standard_normal((batch, n))
     square = np.vecdot(ray, ray)
-    # With one variable Px = 0 means P = 0: what the projection below leaves would be rounding errors alone.
+    # With one variable Px = 0 means P = 0: a projection would leave rounding errors, and nothing else.
     A, P = rng.standard_normal((batch, cone.size, n)), _semidefinite(rng, batch, n, n if quadratic and n > 1 else 0)
     s = np.stack([_boundary(cone, rng, dual=False) for _ in range(batch)]) if boundary else points(cone, batch, rng)
     A = A - (_times(A, ray) + s)[..., None] * (ray / square[:, None])[:, None, :]
+    if n == 1:
+        A = -s[..., None] / ray[:, None, :]  # as above, without rounding errors where it should be zero
     off = np.eye(n) - ray[:, :, None] * (ray / square[:, None])[:, None, :]
     P = off @ P @ off
     P = 0.5 * (P + P.mT)
