@@ -32,6 +32,7 @@ Array = Any
 STEP = 0.99  # share of the longest step that is taken
 SHRINK = 0.8  # factor of the backtracking for cones without a closed form
 BACKTRACKS = 40
+SHORT = 0.1  # a step that calls for centering
 PATIENCE = 12  # rounds without a better point after which an element is given up
 PROOF = 1e-9  # residual, scaled, at which a ray counts as a certificate while the loop runs
 REGULARIZATION = {"float64": 1e-12, "mixed": 1e-6, "float32": 1e-6}  # of the factorized matrix, relative
@@ -57,6 +58,7 @@ class State(NamedTuple):
     merit: Array
     done: Array
     waited: Array  # rounds since the best point
+    stuck: Array  # 1 where the last step was short: the next one goes for the centre
     regularization: Array
     iterations: Array
 
@@ -127,7 +129,7 @@ class Method:
             z = self._inside(z, unit)
         point = Iterate(x, s, z, one, one)
         none = xp.zeros_like(one)
-        return State(point, point, none + float("inf"), ~(valid & (one > 0)), none, regularization, none)
+        return State(point, point, none + float("inf"), ~(valid & (one > 0)), none, none, regularization, none)
 
     def _inside(self, v: Array, unit: Array) -> Array:
         """v, moved along the unit where it is not inside the cones."""
@@ -185,16 +187,17 @@ class Method:
             return Iterate(dx, ds, dz, dtau, -(dkappa + kappa * dtau) / tau)
 
         affine = direction(x1, z1, 1.0, kappa * tau)
-        alpha = self._step(W, state.point, affine, aim=float("inf"))
-        sigma = (1.0 - alpha) ** 3
+        alpha = self._step(W, state, affine, aim=float("inf"))
+        sigma = xp.where(state.stuck > 0, 1.0, (1.0 - alpha) ** 3)
         # corrector
-        c = barrier.corrector(W, s, z, affine.s, affine.z, sigma * mu)
+        second = 1.0 - state.stuck  # of second order, in what the predictor would do
+        c = barrier.corrector(W, s, z, second * affine.s, second * affine.z, sigma * mu)
         share = 1.0 - sigma
         top, low = -share * rx, c - share * rz
         x1, z1 = system.solve(top[..., None], low[..., None])
-        dkappa = kappa * tau + affine.kappa * affine.tau - sigma * mu
+        dkappa = kappa * tau + second * affine.kappa * affine.tau - sigma * mu
         move = direction(x1[..., 0], z1[..., 0], share, dkappa, (top, low))
-        alpha = STEP * self._step(W, state.point, move, aim=1.0, share=STEP)
+        alpha = STEP * self._step(W, state, move, aim=1.0, share=STEP)
         new = Iterate(*(v + alpha * dv for v, dv in zip(state.point, move, strict=True)))
         return self._moved(state, new, alpha, system.ok())
 
@@ -222,9 +225,10 @@ class Method:
         small = norm(v) * (1.0 + norm(weights)) <= PROOF * namespace(v).abs(value)
         return (value < 0) & small
 
-    def _step(self, W: list, point: Iterate, move: Iterate, aim: float, share: float = 1.0) -> Array:
+    def _step(self, W: list, state: State, move: Iterate, aim: float, share: float = 1.0) -> Array:
         """The longest step up to 1 that stays inside; ``share`` of it keeps the barriers' total at most ``aim``."""
-        barrier, xp = self.barrier, namespace(point.x)
+        barrier, point = self.barrier, state.point
+        xp = namespace(point.x)
         used = xp.maximum(-move.tau / point.tau, -move.kappa / point.kappa)
         alpha = xp.minimum(inverse(used), barrier.step(W, point.s, point.z, move.s, move.z))
         alpha = xp.where(alpha < 1.0, alpha, 1.0)
@@ -237,12 +241,13 @@ class Method:
             total = barrier.centrality(s, z) - xp.log(tau) - xp.log(kappa) + (barrier.degree + 1) * xp.log(mu)
             return total < aim
 
-        def shorter(state: tuple) -> tuple:
-            alpha, good = state
+        def shorter(pair: tuple) -> tuple:
+            alpha, good = pair
             alpha = xp.where(good, alpha, SHRINK * alpha)
             return alpha, good | central(alpha)
 
-        alpha, good = iterate(BACKTRACKS, shorter, (alpha, central(alpha)), lambda state: state[1])
+        idle = state.done | ~xp.isfinite(alpha)
+        alpha, good = iterate(BACKTRACKS, shorter, (alpha, idle | central(alpha)), lambda pair: pair[1])
         return xp.where(good, alpha, 0.0)
 
     def _moved(self, state: State, new: Iterate, alpha: Array, factored: Array) -> State:
@@ -251,14 +256,15 @@ class Method:
         finite = xp.isfinite(alpha)
         for v in new:
             finite = finite & xp.isfinite(xp.sum(v, axis=-1, keepdims=True))
-        fine = finite & factored & (alpha > 1e-9)
-        going = ~state.done
+        fine, going = finite & factored, ~state.done
         point = Iterate(*(xp.where(going & fine, v, old) for v, old in zip(new, state.point, strict=True)))
         # More regularization for the element that needs it; past 1e-3 nothing would be left of the system.
         more = xp.where(going & ~fine, 100.0 * state.regularization, state.regularization)
+        short = alpha < SHORT
         return state._replace(
             point=point,
-            done=state.done | (more > 1e-3),
+            done=state.done | (more > 1e-3) | (fine & (state.stuck > 0) & (alpha < SHORT**3)),
+            stuck=xp.where(fine & short, 1.0, 0.0),
             regularization=more,
             iterations=xp.where(going, state.iterations + 1.0, state.iterations),
         )
