@@ -48,7 +48,9 @@ class NewtonSystem:
             E = self.E if low is None else xp.astype(self.E, low)
             self.V = triangular_solve(self.L, xp.broadcast_to(xp.matrix_transpose(E), (*M.shape[:-1], p)))
             S = xp.matrix_transpose(self.V) @ self.V
-            ridge = regularization * (1.0 + xp.linalg.diagonal(S)) if low is None else 1e-7 * (1.0 + xp.linalg.diagonal(S))
+            ridge = (
+                regularization * (1.0 + xp.linalg.diagonal(S)) if low is None else 1e-7 * (1.0 + xp.linalg.diagonal(S))
+            )
             self.S = cholesky(S + ridge[..., None] * constant(np.eye, (p,), S))
 
     def ok(self) -> Array:

@@ -33,9 +33,11 @@ STEP = 0.99  # share of the longest step that is taken
 SHRINK = 0.8  # factor of the backtracking for cones without a closed form
 BACKTRACKS = 40
 SHORT = 0.1  # a step that calls for centering
-PATIENCE = 12  # rounds without a better point after which an element is given up
-PROOF = 1e-9  # residual, scaled, at which a ray counts as a certificate while the loop runs
-REGULARIZATION = {"float64": 1e-12, "mixed": 1e-6, "float32": 1e-6}  # of the factorized matrix, relative
+# By precision: rounds without a better point after which an element is given up; the scaled residual at which a ray
+# counts as a certificate while the loop runs; what is added to the factorized matrix; how often a step is refined.
+PATIENCE = {"float64": 12, "mixed": 2, "float32": 12}
+PROOF = {"float64": 1e-9, "mixed": 1e-9, "float32": 1e-5}
+REGULARIZATION = {"float64": 1e-12, "mixed": 1e-6, "float32": 1e-6}
 REFINEMENTS = {"float64": 2, "mixed": 6, "float32": 2}
 FLOAT32_TOL = 1e-5
 
@@ -95,6 +97,9 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     tol = max(settings.tol, FLOAT32_TOL) if precision == "float32" else settings.tol
     method = Method(barrier, data, absent, tol, precision)
     state = iterate(settings.max_iter, method.round, method.start(valid), lambda state: state.done)
+    if precision == "mixed":  # what float32 factors do not bring to an end
+        state = method.resumed(state)
+        state = iterate(settings.max_iter, method.round, state, lambda state: state.done)
     point, ray = method.unscaled(state.best, state.best.tau), method.unscaled(state.point, state.point.kappa)
     out = verdict(data, point, ray, absent, valid, state.done, state.iterations, tol)
     if not n:
@@ -130,6 +135,15 @@ class Method:
         point = Iterate(x, s, z, one, one)
         none = xp.zeros_like(one)
         return State(point, point, none + float("inf"), ~(valid & (one > 0)), none, none, regularization, none)
+
+    def resumed(self, state: State) -> State:
+        """The state from which float64 goes on: at the best point of the elements that are not at an end."""
+        xp, self.precision = namespace(state.merit), "float64"
+        ended = (state.merit <= self.tol) | self._ray(state.point) | ~xp.isfinite(state.merit)
+        none = xp.zeros_like(state.merit)
+        point = Iterate(*(xp.where(ended, v, best) for v, best in zip(state.point, state.best, strict=True)))
+        regularization = none + REGULARIZATION[self.precision]
+        return state._replace(point=point, done=ended, waited=none, stuck=none, regularization=regularization)
 
     def _inside(self, v: Array, unit: Array) -> Array:
         """v, moved along the unit where it is not inside the cones."""
@@ -216,14 +230,21 @@ class Method:
         best = Iterate(*(xp.where(better, new, old) for new, old in zip(state.point, state.best, strict=True)))
         merit = xp.where(better, merit, state.merit)
         waited = xp.where(progress, 0.0, state.waited + 1.0)
-        ray = (tau < kappa) & (self._proves(ATz, bz, k.b) | self._proves(xp.maximum(norm(Px), norm(Ax + s)), qx, k.q))
-        done = state.done | (merit <= self.tol) | ray | (waited > PATIENCE)
+        ray = (tau < kappa) & self._proves(Px, ATz, Ax + s, qx, bz)
+        done = state.done | (merit <= self.tol) | ray | (waited > PATIENCE[self.precision])
         return state._replace(best=best, merit=merit, done=done, waited=waited)
 
-    def _proves(self, v: Array, value: Array, weights: Array) -> Array:
-        """Whether v is so small beside a negative value, <weights, ray>, that the ray is a certificate."""
-        small = norm(v) * (1.0 + norm(weights)) <= PROOF * namespace(v).abs(value)
-        return (value < 0) & small
+    def _proves(self, Px: Array, ATz: Array, moved: Array, qx: Array, bz: Array) -> Array:
+        """Whether the point is a ray with A'z = 0 and b'z < 0, or with Px = 0, Ax + s = 0 and q'x < 0."""
+        k, proof = self.scaled, PROOF[self.precision]
+        infeasible = norm(ATz) * (1.0 + norm(k.b)) <= -proof * bz
+        unbounded = (norm(Px) + norm(moved)) * (1.0 + norm(k.q)) <= -proof * qx
+        return ((bz < 0) & infeasible) | ((qx < 0) & unbounded)
+
+    def _ray(self, point: Iterate) -> Array:
+        k, (x, s, z, tau, kappa) = self.scaled, point
+        Px, ATz, moved = times(k.P, x), transposed_times(k.A, z), times(k.A, x) + s
+        return (tau < kappa) & self._proves(Px, ATz, moved, dot(k.q, x), dot(k.b, z))
 
     def _step(self, W: list, state: State, move: Iterate, aim: float, share: float = 1.0) -> Array:
         """The longest step up to 1 that stays inside; ``share`` of it keeps the barriers' total at most ``aim``."""

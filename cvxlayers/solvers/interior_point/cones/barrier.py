@@ -46,7 +46,7 @@ class Barrier(ABC):
 
     @abstractmethod
     def corrector(self, W: tuple[Array, ...], s: Array, z: Array, ds: Array, dz: Array, mu: Array) -> Array:
-        """The c of ds + H dz = -c that aims at the central point of parameter ``mu`` (*batch, 1, 1), after a predictor."""
+        """The c of ds + H dz = -c after a predictor, with the central point of ``mu`` (*batch, 1, 1) as the aim."""
 
     @abstractmethod
     def step(self, W: tuple[Array, ...], s: Array, z: Array, ds: Array, dz: Array) -> Array:

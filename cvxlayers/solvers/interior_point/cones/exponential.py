@@ -21,7 +21,7 @@ class ExponentialBarrier(ThreeDimensionalBarrier):
 
     def _gradient_primal(self, s: Array) -> Array:
         xp = namespace(s)
-        x, y, z = s[..., 0], s[..., 1], s[..., 2]
+        y, z = s[..., 1], s[..., 2]
         u = _excess(s)  # Wright's omega is 1 + u
         first = 1.0 / (u * y)
         second = first * (1.0 + xp.log((1.0 + u) * y / z)) - 1.0 / y
@@ -67,7 +67,8 @@ class ExponentialBarrier(ThreeDimensionalBarrier):
             (u0 * v2 + u2 * v0) / (t * t) - 2.0 * p * u2 * v2 / (t * t * t),
         )
         own = (-2.0 * u0 * v0 / (p * p * p), 0.0, -2.0 * u2 * v2 / (t * t * t))
-        return xp.stack([_minus_log(r, ru, rv, ruv, *at) + o for *at, o in zip(gradient, hu, hv, third, own)], axis=-1)
+        entries = zip(gradient, hu, hv, third, own, strict=True)
+        return xp.stack([_minus_log(r, ru, rv, ruv, *at) + o for *at, o in entries], axis=-1)
 
     def centrality(self, s: Array, z: Array) -> Array:
         xp = namespace(s)

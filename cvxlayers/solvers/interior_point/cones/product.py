@@ -66,17 +66,13 @@ class ProductBarrier:
     def cut(self, v: Array) -> list[Array]:
         """Vectors (*batch, m) to one (*batch, count, size) for each group."""
         xp = namespace(v)
-        return [
-            xp.reshape(v[..., g.start : g.stop], (*v.shape[:-1], g.count, g.barrier.size)) for g in self.groups
-        ]
+        return [xp.reshape(v[..., g.start : g.stop], (*v.shape[:-1], g.count, g.barrier.size)) for g in self.groups]
 
     def cut_rows(self, V: Array) -> list[Array]:
         """Matrices (*batch, m - equalities, k) to one (*batch, count, size, k) for each group."""
         xp, p = namespace(V), self.equalities
         return [
-            xp.reshape(
-                V[..., g.start - p : g.stop - p, :], (*V.shape[:-2], g.count, g.barrier.size, V.shape[-1])
-            )
+            xp.reshape(V[..., g.start - p : g.stop - p, :], (*V.shape[:-2], g.count, g.barrier.size, V.shape[-1]))
             for g in self.groups
         ]
 
@@ -95,15 +91,11 @@ class ProductBarrier:
     def unit(self, like: Array) -> Array:
         """e in every group, for vectors like (*batch, m)."""
         xp = namespace(like)
-        parts = [
-            xp.broadcast_to(g.barrier.unit(v), v.shape) for g, v in zip(self.groups, self.cut(like), strict=True)
-        ]
+        parts = [xp.broadcast_to(g.barrier.unit(v), v.shape) for g, v in zip(self.groups, self.cut(like), strict=True)]
         return self.join(parts, like)
 
     def scaling(self, s: Array, z: Array) -> list[tuple[Array, ...]]:
-        return [
-            g.barrier.scaling(*pair) for g, *pair in zip(self.groups, self.cut(s), self.cut(z), strict=True)
-        ]
+        return [g.barrier.scaling(*pair) for g, *pair in zip(self.groups, self.cut(s), self.cut(z), strict=True)]
 
     def scale(self, W: list, V: Array) -> Array:
         """W^-T V for V (*batch, m - equalities, k)."""
