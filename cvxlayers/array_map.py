@@ -22,8 +22,10 @@ from cvxlayers.conic.affine import AffineMap, Lift
 from cvxlayers.conic.array_adjoint import ArrayAdjoint
 from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.array_elimination import ArrayElimination, Reduced
+from cvxlayers.conic.array_newton import polish
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.lift_recover import LiftRecover
+from cvxlayers.sets import Nonnegative, Zero
 from cvxlayers.solvers.interior_point import Native, linear_solve, solve
 from cvxlayers.status import Status
 
@@ -83,6 +85,9 @@ class ArrayMap:
         self._elimination = Elimination(form.program, form.lift, form.auxiliary)
         self.program = self._elimination.program
         self.elimination = ArrayElimination(self._elimination, form.lift)
+        # Interior-point solutions of linear cones are exact in what matters: which rows are active.
+        linear = all(isinstance(block, (Zero, Nonnegative)) for block in self.program.cone.blocks)
+        self._polished = not linear and settings.precision != "float32"
         self.readers = tuple(_Reader(output, self._elimination) for output in form.outputs)
 
     # forward
@@ -96,12 +101,15 @@ class ArrayMap:
         kept = out.status <= Status.INACCURATE
         own = tuple(out.status.shape)
         y, z, s = (xp.where(kept[..., None], v, 0.0) for v in (out.x, out.z, out.s))
+        residuals = out.residuals
+        if self._polished:
+            y, z, s, residuals = polish(self.program.cone, data.P, data.q, data.A, data.b, y, z, s, residuals)
         rest = (kept, out.status, out.iterations)
         if own != batch:  # no parameter of the solution has all the batch dimensions
             y, z, s = (xp.broadcast_to(v, (*batch, v.shape[-1])) for v in (y, z, s))
             rest = tuple(xp.broadcast_to(v, batch) for v in rest)
         return ArrayPoint(
-            self, vectors, data, y, z, s, *rest, xp.broadcast_to(out.residuals, (*batch, out.residuals.shape[-1]))
+            self, vectors, data, y, z, s, *rest, xp.broadcast_to(residuals, (*batch, residuals.shape[-1]))
         )
 
     def clean(self, point: ArrayPoint, v: Array) -> Array:

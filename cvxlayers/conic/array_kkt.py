@@ -49,7 +49,7 @@ def linear_solve(
     P, A = (_dropped(v, apart, len(lead), 2) for v in (P, A))
     z, s = (_dropped(v, apart, len(lead), 1) for v in (z, s))
     columns = (_columns(g, lead, kept, apart) for g in (gx, gz))
-    wx, wz, residual = _System(cone, P, A, z, s, mu).solve(*columns)
+    wx, wz, residual = System(cone, P, A, z, s, mu).solve(*columns)
     moved = [lead[k] for k in (*kept, *apart)]
     order = np.argsort((*kept, *apart)).tolist()
     xp = namespace(wx)
@@ -63,10 +63,10 @@ def linear_solve(
     return back(wx, n), back(wz, m), back(residual, 1)[..., 0]
 
 
-class _System:
+class System:
     """One factorization; right-hand sides and solutions are columns (*batch, n, k) and (*batch, m, k)."""
 
-    def __init__(self, cone: Product, P: Array, A: Array, z: Array, s: Array, mu: float) -> None:
+    def __init__(self, cone: Product, P: Array, A: Array, z: Array, s: Array, mu: float = 0.0) -> None:
         xp = namespace(P, A, z, s)
         self.P, self.A, self.At = P, A, xp.matrix_transpose(A)
         if mu:
@@ -78,26 +78,26 @@ class _System:
         largest = xp.where(largest > 0, largest, 1.0)
         scale = xp.where(curvature > 1e-12 * largest, curvature, largest)
         self.groups = _groups(cone, z, s, mu, (rows + 1e-10 * largest) / (WEIGHT[width] * scale))
-        M = P + self.At @ self._times("TD", A)
+        M = P + self.At @ self.times("TD", A)
         ridge = RIDGE[width] * (xp.linalg.diagonal(M) + scale)
         self.L = cholesky(M + ridge[..., None] * constant(np.eye, (P.shape[-1],), M))
 
     def solve(self, gx: Array, gz: Array) -> tuple[Array, Array, Array]:
         """The solution, and its residual (*batch, 1, k) relative to the right-hand side."""
         xp = namespace(gx, gz)
-        gz = self._times("D", gz)
+        gz = self.times("D", gz)
         size = xp.maximum(_largest(gx), _largest(gz))
         size = xp.where(size > 0, size, 1.0)
         target = 8 * float(xp.finfo(gx.dtype).eps)
 
         def measured(gx: Array, gz: Array, x: Array, z: Array) -> tuple:
             top = gx - self.P @ x - self.At @ z
-            low = gz + z - self._times("D", self.A @ x + z)
+            low = gz + z - self.times("D", self.A @ x + z)
             return gx, gz, x, z, top, low, xp.maximum(_largest(top), _largest(low)) / size
 
         def refine(state: tuple) -> tuple:
             gx, gz, x, z, top, low, worst = state
-            dx, dz = self._approximate(top, low)
+            dx, dz = self.approximate(top, low)
             found = measured(gx, gz, x + dx, z + dz)
             better = found[-1] < worst
             return (gx, gz, *(xp.where(better, new, old) for new, old in zip(found[2:], state[2:], strict=True)))
@@ -110,26 +110,30 @@ class _System:
             return gx, gz, x, z, top, low, xp.where(stuck, xp.maximum(_largest(top), _largest(low)) / size, worst)
 
         right = gx, gz
-        first = measured(gx, gz, *self._approximate(gx, gz))
+        first = measured(gx, gz, *self.approximate(gx, gz))
         state = refine(first)
         stuck = (state[-1] > INCONSISTENT[int(xp.finfo(gx.dtype).bits)]) & ~(state[-1] < 0.5 * first[-1])
         # Twice: along the null space the first iteration is large, and its residual has its rounding errors.
         state = consistent(refine(consistent(state, stuck)), stuck)
-        settled = [lambda state: ~(state[-1] > target)]
+
+        def settled(state: tuple) -> Array:
+            return ~(state[-1] > target)
+
         if is_jax_array(gx):
-            state = iterate(REFINEMENTS, refine, state, *settled)
+            state = iterate(REFINEMENTS, refine, state, settled)
         else:
-            state = loop(REFINEMENTS, refine, state, gx, *settled)
+            state = loop(REFINEMENTS, refine, state, gx, settled)
         residual = state[-1]
         lost = xp.maximum(_largest(right[0] - state[0]), _largest(right[1] - state[1])) / size
         return state[2], state[3], xp.where(stuck, lost, residual)
 
-    def _approximate(self, rx: Array, rz: Array) -> tuple[Array, Array]:
-        Tr = self._times("T", rz)
+    def approximate(self, rx: Array, rz: Array) -> tuple[Array, Array]:
+        """The solution of the regularized system, for right-hand sides r_x and r_z = D g_z."""
+        Tr = self.times("T", rz)
         x = triangular_solve(self.L, triangular_solve(self.L, rx + self.At @ Tr), transpose=True)
-        return x, self._times("TD", self.A @ x) - Tr
+        return x, self.times("TD", self.A @ x) - Tr
 
-    def _times(self, which: str, v: Array) -> Array:
+    def times(self, which: str, v: Array) -> Array:
         """D, T or TD times columns."""
         parts = [group.times(getattr(group, which), v[..., group.start : group.stop, :]) for group in self.groups]
         if not parts:
