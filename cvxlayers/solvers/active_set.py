@@ -62,7 +62,7 @@ class _Prepared(Prepared):
         results = (out.x, out.z, out.s, out.status, out.iterations)
 
         def solve(elements: Sequence[int]) -> None:
-            for run in _runs(elements):
+            for run in runs(elements):
                 self._kernel(P, q, A, b, self._equalities, start, self.solver.max_iter, *run, *results)
                 status = out.status[run[0] : run[1]]
                 if status.min() < 0:
@@ -99,10 +99,10 @@ def _whole(values: np.ndarray, dimensions: int) -> np.ndarray:
     return values if values.flags.carray else np.array(values, order="C")
 
 
-def _runs(elements: Sequence[int]) -> Iterator[tuple[int, int]]:
+def runs(elements: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Ascending elements as ranges (start, stop).
 
-    >>> list(_runs([0, 1, 2, 5, 6, 9]))
+    >>> list(runs([0, 1, 2, 5, 6, 9]))
     [(0, 3), (5, 7), (9, 10)]
     """
     if isinstance(elements, range):

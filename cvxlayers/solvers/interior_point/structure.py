@@ -58,7 +58,7 @@ class Structure:
                 extra.append(self.program.n + self.program.m + extras if expanded else -1)
                 store.append(room)
                 extras += 2 * expanded
-                room += {SECOND_ORDER: 1, SEMIDEFINITE: 3 * order[-1] ** 2, EXPONENTIAL: 15, POWER: 15}.get(k, 0)
+                room += {SECOND_ORDER: 1, SEMIDEFINITE: 3 * order[-1] ** 2, EXPONENTIAL: 27, POWER: 27}.get(k, 0)
                 row += cone.size
         self.kind, self.start, self.size, self.cone_order, self.extra, self.store = (
             np.array(v, np.int64) for v in (kind, start, size, order, extra, store)
@@ -107,12 +107,14 @@ class Structure:
         long = stored > max(_LONG * np.sqrt(n), 40.0)
         # P without a diagonal entry would be pivots of rounding size: such variables wait for the cones.
         fixed = np.isin(np.arange(n), P.rows[P.rows == P.cols])
-        candidates = [self._cones_first(pattern, long & (stored < n), with_semidefinite) for with_semidefinite in (1, 0)]
-        if fixed.all() or not candidates:
-            candidates.append(minimum_degree(pattern))
+        kinds = [{NONNEGATIVE, SECOND_ORDER, SEMIDEFINITE}, {NONNEGATIVE, SECOND_ORDER}] + [set()] * bool(fixed.all())
+        block = np.full(N, -1)
+        for k in np.flatnonzero(self.kind >= EXPONENTIAL):
+            block[n + self.start[k] : n + self.start[k] + 3] = k
         best = None
-        for order in candidates:
-            found = SupernodalStructure(self._stable(order, fixed), i, j)
+        for leading in kinds:
+            order = self._cones_first(pattern, long, leading)
+            found = SupernodalStructure(self._stable(order, fixed), i, j, block)
             cost = found.work + _OVERHEAD * len(found.first)
             if best is None or cost < 0.8 * best[0]:
                 best = cost, found
@@ -146,7 +148,9 @@ class Structure:
             own = by_row.indices[by_row.indptr[row] : by_row.indptr[row + self.size[k]]]
             lone = by_row.indices[by_row.indptr[row] : by_row.indptr[row + 1]]
             lone = lone[~solid[lone]]
-            last = max(place[np.setdiff1d(own, lone)].max(initial=-1.0), place[n + row + 1 : n + row + self.size[k]].max())
+            last = max(
+                place[np.setdiff1d(own, lone)].max(initial=-1.0), place[n + row + 1 : n + row + self.size[k]].max()
+            )
             place[u], place[n + row], place[lone], place[u - 1] = last + 0.1, last + 0.2, last + 0.3, last + 0.4
         if zero.any():
             own = zero[A.rows]
@@ -163,31 +167,32 @@ class Structure:
         arrays = (
             *(np.asarray(v, np.int64) for v in (P.rows, P.indptr, A.rows, A.indptr)),
             *(self.kind, self.start, self.size, self.cone_order, self.alpha, self.extra, self.store, self.degree),
-            *(p.first, p.begin, p.rows, p.offset, p.base, p.shift, p.relative),
+            *(p.first, p.begin, p.rows, p.offset, p.base, p.shift, p.relative, p.inverted),
             *(self.sign[p.order], p.place, self.P_place, self.A_place, self.H_place, self.diagonal),
         )
         return tuple(np.ascontiguousarray(v) if isinstance(v, np.ndarray) else v for v in arrays)
 
-    def _cones_first(self, pattern: sp.csc_array, long: np.ndarray, with_semidefinite: int) -> np.ndarray:
+    def _cones_first(self, pattern: sp.csc_array, long: np.ndarray, kinds: set[int]) -> np.ndarray:
+        """The rows of these kinds of cones, of which long ones wait, and of three-dimensional cones; then the rest."""
         n, N = self.program.n, self.N
         leading = np.zeros(N, bool)
         block = np.arange(N)
         for k in range(len(self.kind)):
             at = np.arange(self.start[k], self.start[k] + self.size[k])
-            if self.kind[k] == ZERO or (self.kind[k] == SEMIDEFINITE and not with_semidefinite):
-                continue
-            if self.kind[k] == NONNEGATIVE or self.extra[k] >= 0:
+            if self.kind[k] >= EXPONENTIAL or (self.kind[k] == SEMIDEFINITE and self.kind[k] in kinds):
+                leading[n + at] = True
+                block[n + at] = n + at[0]
+            elif self.kind[k] in kinds:
                 leading[n + at] = ~long[at]
                 if self.extra[k] >= 0:
                     leading[n + at[0]] = False
-            elif not long[at].any():
-                leading[n + at] = True
-                block[n + at] = n + at[0]
         first, rest = np.flatnonzero(leading), np.flatnonzero(~leading)
         if not len(first):
             return minimum_degree(pattern)
         label = np.unique(block[first], return_inverse=True)[1]
-        incidence = sp.csc_array((np.ones(len(first)), (label, np.arange(len(first)))), shape=(label.max() + 1, len(first)))
+        incidence = sp.csc_array(
+            (np.ones(len(first)), (label, np.arange(len(first)))), shape=(label.max() + 1, len(first))
+        )
         coupled = sp.csr_array(incidence @ pattern[first][:, rest])
         coupled.data[:] = 1.0
         left = sp.csc_array(pattern[rest][:, rest] + coupled.T @ coupled)

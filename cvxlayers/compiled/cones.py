@@ -1,0 +1,393 @@
+"""A product of cones inside the interior-point method: scaling, linear system, corrector, step length.
+
+Vectors are those of the whole product. A symmetric cone has its scaling W with lam = W z = W^-1 s and H = W^2; the
+exponential and power cones have H alone (`cvxlayers.compiled.three_dimensional`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from cvxlayers.compiled import second_order, semidefinite, three_dimensional
+from cvxlayers.compiled.compiler import apart, inner
+
+ZERO, NONNEGATIVE, SECOND_ORDER, SEMIDEFINITE, EXPONENTIAL = 0, 1, 2, 3, 4  # 5: power
+
+_BACK = 0.95  # what a step that leaves a three-dimensional cone is multiplied by
+_TRIES = 60
+
+
+class Cones(NamedTuple):
+    """The cones (`cvxlayers.solvers.interior_point.structure` has the numbers) and the state of their scalings.
+
+    ``w`` (m) holds sqrt(s/z) or w, ``lam`` (m) the scaled point; ``store`` the rest, from store_at[c] on: eta; R', its
+    inverse and R R'; or what `three_dimensional.scaling` writes. ``room`` is for matrices.
+    """
+
+    kind: np.ndarray
+    start: np.ndarray
+    size: np.ndarray
+    order: np.ndarray
+    alpha: np.ndarray
+    extra: np.ndarray
+    store_at: np.ndarray
+    w: np.ndarray
+    lam: np.ndarray
+    store: np.ndarray
+    room: np.ndarray
+
+
+@inner
+def _square(C, at, k, number):
+    """Matrix ``number`` of those that lie in the store from ``at`` on."""
+    first = at + number * k * k
+    return C.store[first : first + k * k].reshape((k, k))
+
+
+@inner
+def _room(C, k, number):
+    return C.room[number * k * k : (number + 1) * k * k].reshape((k, k))
+
+
+@apart
+def unit(C, s, z):
+    """s and z become the central pair with mu = 1."""
+    for c in range(C.kind.size):
+        kind, first, size = C.kind[c], C.start[c], C.size[c]
+        for i in range(first, first + size):
+            s[i] = z[i] = 1.0 if kind == NONNEGATIVE else 0.0
+        if kind == SECOND_ORDER:
+            s[first] = z[first] = 1.0
+        elif kind == SEMIDEFINITE:
+            at = first - 1
+            for j in range(C.order[c]):
+                at += j + 1
+                s[at] = z[at] = 1.0
+        elif kind == EXPONENTIAL:
+            for k in range(3):
+                s[first + k] = z[first + k] = three_dimensional.EXPONENTIAL_CENTER[k]
+        elif kind > EXPONENTIAL:
+            s[first] = z[first] = math.sqrt(1.0 + C.alpha[c])
+            s[first + 1] = z[first + 1] = math.sqrt(2.0 - C.alpha[c])
+
+
+@apart
+def inside(C, v):
+    """Add a multiple of the unit to v, a vector of symmetric cones, if that is needed for it to lie well inside."""
+    least, largest = np.inf, 0.0
+    for c in range(C.kind.size):
+        kind, first, size = C.kind[c], C.start[c], C.size[c]
+        if kind == NONNEGATIVE:
+            for i in range(first, first + size):
+                least, largest = min(least, v[i]), max(largest, abs(v[i]))
+        elif kind == SECOND_ORDER:
+            least = min(least, second_order.margin(v[first : first + size]))
+            largest = max(largest, abs(v[first]))
+        elif kind == SEMIDEFINITE:
+            k = C.order[c]
+            X = _room(C, k, 0)
+            semidefinite.unpack(v[first : first + size], X)
+            for i in range(k):
+                largest = max(largest, abs(X[i, i]))
+            other = _room(C, k, 1)
+            least = min(
+                least, semidefinite.least(X, other.reshape(k * k)[:k], other.reshape(k * k)[k:] if k > 1 else other[0])
+            )
+    if least > 1e-8 * max(1.0, largest):
+        return
+    shift = 1.0 - least
+    for c in range(C.kind.size):
+        kind, first, size = C.kind[c], C.start[c], C.size[c]
+        if kind == NONNEGATIVE:
+            for i in range(first, first + size):
+                v[i] += shift
+        elif kind == SECOND_ORDER:
+            v[first] += shift
+        elif kind == SEMIDEFINITE:
+            at = first - 1
+            for j in range(C.order[c]):
+                at += j + 1
+                v[at] += shift
+
+
+@apart
+def scale(C, s, z):
+    """The scalings at (s, z); False if a pair is not inside."""
+    good = True
+    for c in range(C.kind.size):
+        kind, first, size, at = C.kind[c], C.start[c], C.size[c], C.store_at[c]
+        if kind == NONNEGATIVE:
+            for i in range(first, first + size):
+                good = good and s[i] > 0.0 and z[i] > 0.0
+                C.w[i] = np.sqrt(s[i] / z[i])
+                C.lam[i] = np.sqrt(s[i] * z[i])
+        elif kind == SECOND_ORDER:
+            stop = first + size
+            eta = second_order.scaling(s[first:stop], z[first:stop], C.w[first:stop], C.lam[first:stop])
+            good = good and eta > 0.0
+            C.store[at] = eta
+        elif kind == SEMIDEFINITE:
+            k, stop = C.order[c], first + size
+            good = semidefinite.scaling(
+                s[first:stop], z[first:stop], _square(C, at, k, 0), _square(C, at, k, 1), _square(C, at, k, 2),
+                C.lam[first:stop], _room(C, k, 0), _room(C, k, 1), _room(C, k, 2),
+            ) and good  # fmt: skip
+        elif kind >= EXPONENTIAL:
+            three_dimensional.scaling(
+                kind == EXPONENTIAL, C.alpha[c], s[first : first + 3], z[first : first + 3], C.store[at : at + 27]
+            )
+            for k in range(at, at + 27):
+                good = good and math.isfinite(C.store[k])
+    return good
+
+
+@apart
+def subtract_hessian(C, turn, place, values):
+    """Put -H into the values of the linear system, whose entries lie where ``place`` says, cone by cone.
+
+    Of a three-dimensional cone, put V with H^-1 = V V'; ``turn`` (m) says in which turn its rows are eliminated.
+    """
+    p = 0
+    for c in range(C.kind.size):
+        kind, first, size, at = C.kind[c], C.start[c], C.size[c], C.store_at[c]
+        if kind == ZERO:
+            p += size
+        elif kind == NONNEGATIVE:
+            for i in range(first, first + size):
+                values[place[p]] -= C.w[i] * C.w[i]
+                p += 1
+        elif kind == SECOND_ORDER and C.extra[c] >= 0:
+            w, square = C.w[first : first + size], C.store[at] * C.store[at]
+            d, u0, u1, v1 = second_order.expansion(w)
+            values[place[p]] -= square * d
+            for i in range(1, size):
+                values[place[p + i]] -= square
+                values[place[p + size - 1 + i]] += square * v1 * w[i]
+                values[place[p + 2 * size - 1 + i]] += square * u1 * w[i]
+            values[place[p + 2 * size - 1]] += square * u0
+            values[place[p + 3 * size - 1]] -= square
+            values[place[p + 3 * size]] += square
+            p += 3 * size + 1
+        elif kind == SECOND_ORDER:
+            w, square = C.w[first : first + size], C.store[at] * C.store[at]
+            for j in range(size):
+                for i in range(j + 1):
+                    value = 2.0 * w[i] * w[j]
+                    if i == j:
+                        value += -1.0 if i == 0 else 1.0
+                    values[place[p]] -= square * value
+                    p += 1
+        elif kind == SEMIDEFINITE:
+            k = C.order[c]
+            B = _square(C, at, k, 2)
+            p = _subtract_semidefinite(B, place, values, p)
+        else:
+            _inverted(C.store[at + 9 : at + 18], turn[first : first + 3], place[p], place[p + 2], place[p + 5], values)
+            p += 6
+
+
+@inner
+def _inverted(G, turn, first, second, third, values):
+    """Put G with H^-1 = G'G, the rows of G being g1, g2, g3, where the diagonal entries of the rows show the way."""
+    diagonal = (first, second, third)
+    for i in range(3):
+        own = 0  # how many rows of the cone are eliminated before this one
+        for j in range(3):
+            if turn[j] < turn[i]:
+                own += 1
+        for k in range(3):
+            values[diagonal[i] - own + k] = G[3 * k + i]
+
+
+@inner
+def _subtract_semidefinite(B, place, values, p):
+    """The matrix of V -> B V B on scaled vectors: its upper triangle, column by column."""
+    root = np.sqrt(2.0)
+    for col in range(B.shape[0]):
+        for row in range(col + 1):
+            own = 1.0 if row == col else 1.0 / root
+            for j in range(col + 1):
+                for i in range((row if j == col else j) + 1):
+                    weight = own if i == j else own * root
+                    if row == col:
+                        values[place[p]] -= weight * B[row, i] * B[row, j]
+                    else:
+                        values[place[p]] -= weight * (B[row, i] * B[col, j] + B[col, i] * B[row, j])
+                    p += 1
+    return p
+
+
+@apart
+def times_hessian(C, v, out):
+    """out = H v."""
+    for c in range(C.kind.size):
+        kind, first, size, at = C.kind[c], C.start[c], C.size[c], C.store_at[c]
+        if kind == ZERO:
+            for i in range(first, first + size):
+                out[i] = 0.0
+        elif kind == NONNEGATIVE:
+            for i in range(first, first + size):
+                out[i] = C.w[i] * C.w[i] * v[i]
+        elif kind == SECOND_ORDER:
+            stop = first + size
+            second_order.square_times(C.w[first:stop], C.store[at], v[first:stop], out[first:stop])
+        elif kind == SEMIDEFINITE:
+            k, stop = C.order[c], first + size
+            semidefinite.congruence(
+                _square(C, at, k, 2), v[first:stop], out[first:stop], _room(C, k, 0), _room(C, k, 1)
+            )
+        else:
+            h = C.store[at : at + 9]
+            for i in range(first, first + 3):
+                out[i] = 0.0
+            for k in range(0, 9, 3):
+                product = h[k] * v[first] + h[k + 1] * v[first + 1] + h[k + 2] * v[first + 2]
+                for i in range(3):
+                    out[first + i] += product * h[k + i]
+
+
+@apart
+def corrected(C, s, z, ds, dz, target, out):
+    """The right-hand side out of H dz + ds = -out that aims at mu = ``target`` and knows the predictor (ds, dz)."""
+    for c in range(C.kind.size):
+        kind, first, size, at = C.kind[c], C.start[c], C.size[c], C.store_at[c]
+        if kind == ZERO:
+            for i in range(first, first + size):
+                out[i] = 0.0
+        elif kind == NONNEGATIVE:
+            for i in range(first, first + size):
+                out[i] = s[i] + (ds[i] * dz[i] - target) / z[i]
+        elif kind == SECOND_ORDER:
+            stop = first + size
+            _correct_second_order(
+                C.w[first:stop], C.store[at], C.lam[first:stop], ds[first:stop], dz[first:stop], target,
+                out[first:stop], C.room[: 2 * size],
+            )  # fmt: skip
+        elif kind == SEMIDEFINITE:
+            k, stop = C.order[c], first + size
+            _correct_semidefinite(
+                _square(C, at, k, 0), _square(C, at, k, 1), C.lam[first:stop], ds[first:stop], dz[first:stop], target,
+                out[first:stop], _room(C, k, 0), _room(C, k, 1), _room(C, k, 2), _room(C, k, 3),
+            )  # fmt: skip
+        else:
+            H = C.store[at : at + 27]
+            stop = first + 3
+            e = three_dimensional.corrector(
+                kind == EXPONENTIAL, C.alpha[c], z[first:stop], dz[first:stop], ds[first:stop], H
+            )
+            for k in range(3):
+                out[first + k] = s[first + k] - target * H[18 + k] + e[k]
+
+
+@inner
+def _correct_second_order(w, eta, lam, ds, dz, target, out, room):
+    """W (lam \\ (lam o lam + (W^-1 ds) o (W dz) - target e)) in the Jordan algebra; room (2 size)."""
+    size = w.size
+    a, b = room[:size], room[size:]
+    second_order.times(w, eta, dz, a)
+    # W^-1 is W with w1 and eta inverted: J W(w, 1/eta) J.
+    for i in range(size):
+        b[i] = ds[i] if i == 0 else -ds[i]
+    second_order.times(w, 1.0 / eta, b, b)
+    first, square = a[0] * b[0], lam[0] * lam[0]
+    for i in range(1, size):
+        b[i] = -b[i]
+        first += a[i] * b[i]
+        square += lam[i] * lam[i]
+    for i in range(1, size):
+        out[i] = 2.0 * lam[0] * lam[i] + a[0] * b[i] + b[0] * a[i]
+    out[0] = square + first - target
+    second_order.divide(lam, out, out)
+    second_order.times(w, eta, out, out)
+
+
+@inner
+def _correct_semidefinite(R, inverse, lam, ds, dz, target, out, X, Y, U, V):
+    """R (...) R' as above, with (lam \\ X)_ij = 2 X_ij / (lam_i + lam_j)."""
+    k = R.shape[0]
+    semidefinite.unpack(dz, X)
+    semidefinite.multiply(R, X, Y)
+    semidefinite.multiply_transposed(Y, R, U)  # R'dZ R
+    semidefinite.unpack(ds, X)
+    semidefinite.multiply(inverse, X, Y)
+    semidefinite.multiply_transposed(Y, inverse, V)
+    semidefinite.multiply_transposed(U, V, Y)  # both are symmetric
+    for i in range(k):
+        for j in range(k):
+            X[i, j] = (Y[i, j] + Y[j, i]) / (lam[i] + lam[j])
+        X[i, i] += lam[i] - target / lam[i]
+    semidefinite.multiply(X, R, Y)
+    for i in range(k):
+        for j in range(k):
+            V[i, j] = 0.0
+    for p in range(k):
+        for i in range(k):
+            a = R[p, i]
+            for j in range(k):
+                V[i, j] += a * Y[p, j]
+    semidefinite.pack(V, out)
+
+
+@inner
+def _least_scaled(A, lam, v, X, Y, Z):
+    """The least eigenvalue of lam^-1/2 A V A' lam^-1/2."""
+    k = A.shape[0]
+    semidefinite.unpack(v, X)
+    semidefinite.multiply(A, X, Y)
+    semidefinite.multiply_transposed(Y, A, X)
+    for i in range(k):
+        for j in range(i + 1):
+            X[i, j] /= np.sqrt(lam[i] * lam[j])
+            X[j, i] = X[i, j]
+    flat = Z.reshape(k * k)
+    return semidefinite.least(X, flat[:k], flat[k:] if k > 1 else flat)
+
+
+@apart
+def longest(C, s, z, ds, dz, most, fraction):
+    """The largest step in (0, most] with (s, z) + step/fraction (ds, dz) inside; shorter at three-dimensional cones."""
+    t = np.inf
+    for c in range(C.kind.size):
+        kind, first, size, at = C.kind[c], C.start[c], C.size[c], C.store_at[c]
+        if kind == NONNEGATIVE:
+            for i in range(first, first + size):
+                if ds[i] < 0.0:
+                    t = min(t, -s[i] / ds[i])
+                if dz[i] < 0.0:
+                    t = min(t, -z[i] / dz[i])
+        elif kind == SECOND_ORDER:
+            stop = first + size
+            t = min(t, second_order.longest(s[first:stop], ds[first:stop]))
+            t = min(t, second_order.longest(z[first:stop], dz[first:stop]))
+        elif kind == SEMIDEFINITE:
+            k, stop = C.order[c], first + size
+            lam, X, Y, Z = C.lam[first : first + k], _room(C, k, 0), _room(C, k, 1), _room(C, k, 2)
+            least = min(
+                _least_scaled(_square(C, at, k, 0), lam, dz[first:stop], X, Y, Z),
+                _least_scaled(_square(C, at, k, 1), lam, ds[first:stop], X, Y, Z),
+            )
+            if least < 0.0:
+                t = min(t, -1.0 / least)
+    t = min(most, fraction * t)
+    for c in range(C.kind.size):
+        kind, i = C.kind[c], C.start[c]
+        if kind >= EXPONENTIAL:
+            exponential, a = kind == EXPONENTIAL, C.alpha[c]
+            for _ in range(_TRIES):
+                h = t / fraction
+                if (
+                    three_dimensional.dual_zeta(
+                        exponential, a, z[i] + h * dz[i], z[i + 1] + h * dz[i + 1], z[i + 2] + h * dz[i + 2]
+                    )
+                    > 0.0
+                    and three_dimensional.primal_zeta(
+                        exponential, a, s[i] + h * ds[i], s[i + 1] + h * ds[i + 1], s[i + 2] + h * ds[i + 2]
+                    )
+                    > 0.0
+                ):
+                    break
+                t *= _BACK
+    return t
