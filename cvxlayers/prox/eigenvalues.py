@@ -8,7 +8,7 @@ from typing import Any
 
 from cvxlayers.array import derivative_along, eigh, implicit, namespace, real_dtype, stop_gradient
 from cvxlayers.prox.modulus import is_complex
-from cvxlayers.prox.singular_values import adjoint, diagonal_mask, numbers, real
+from cvxlayers.prox.singular_values import adjoint, diagonal_mask, equalized, numbers, real
 
 Array = Any
 
@@ -41,17 +41,20 @@ def map_eigenvalues(g: Callable[[Array], Array], X: Array) -> Array:
     factors = eigh(stop_gradient(X))
     lam, Q = factors
     G = g(eigenvalues(X, factors))
-    slopes = derivative_along(g, lam, numbers(lam))
+    slopes = derivative_along(g, equalized(lam, _tie_level(lam)), numbers(lam))
     (Y,) = implicit(_Recomposed(), X, G[..., None, :], lam[..., None, :], Q, slopes[..., None, :])
     return Y
 
 
-def _tied(lam: Array) -> Array:
-    """Which pairs are so close that the limit is closer than the quotient, whose rounding error is eps / gap."""
+def _tie_level(lam: Array) -> Array:
+    """The gap (*batch, 1) below which the limit is closer than the quotient, whose rounding error is eps / gap."""
     xp = namespace(lam)
-    scale = xp.max(xp.abs(lam), axis=-1, keepdims=True)[..., None] if lam.shape[-1] else lam[..., None]
-    near = float(xp.finfo(real_dtype(lam)).eps) ** 0.5 * scale
-    return xp.abs(lam[..., :, None] - lam[..., None, :]) <= near
+    scale = xp.max(xp.abs(lam), axis=-1, keepdims=True) if lam.shape[-1] else lam
+    return float(xp.finfo(real_dtype(lam)).eps) ** 0.5 * scale
+
+
+def _tied(lam: Array) -> Array:
+    return namespace(lam).abs(lam[..., :, None] - lam[..., None, :]) <= _tie_level(lam)[..., None]
 
 
 def _frame(X: Array, lam: Array, Q: Array) -> tuple[Array, Array]:

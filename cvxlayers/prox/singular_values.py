@@ -31,6 +31,11 @@ def singular_values(X: Array, factors: tuple[Array, Array, Array]) -> Array:
     return values[..., 0, :]
 
 
+def values_of(X: Array) -> Array:
+    """The singular values (*batch, k) of X, descending, with their derivative."""
+    return singular_values(X, decompose(X))
+
+
 def map_singular_values(g: Callable[[Array], Array], X: Array) -> Array:
     """U diag(g(s)) V' for X = U diag(s) V': (*batch, m, n) to (*batch, m, n).
 
@@ -55,7 +60,7 @@ def map_singular_values(g: Callable[[Array], Array], X: Array) -> Array:
     U, s, Vh = factors
     G = g(singular_values(X, factors))
     floor = _zero_level(s)
-    slopes = derivative_along(g, xp.where(s > floor, s, floor), numbers(s))
+    slopes = derivative_along(g, equalized(xp.where(s > floor, s, floor), _tie_level(s)), numbers(s))
     (Y,) = implicit(_Recomposed(), X, G[..., None, :], U, s[..., None, :], Vh, slopes[..., None, :])
     return Y
 
@@ -64,6 +69,13 @@ def numbers(s: Array) -> Array:
     """1, 2, ..., k in every row: the v of the docstring."""
     xp = namespace(s)
     return xp.cumulative_sum(xp.ones_like(s), axis=-1)
+
+
+def equalized(s: Array, level: Array) -> Array:
+    """s with entries closer than ``level`` (*batch, 1) made equal, so that they are on the same side of a kink."""
+    xp = namespace(s)
+    near = xp.abs(s[..., :, None] - s[..., None, :]) <= level[..., None]
+    return xp.min(xp.where(near, s[..., None, :], float("inf")), axis=-1) if s.shape[-1] else s
 
 
 def _zero_level(s: Array) -> Array:
@@ -95,7 +107,8 @@ def _frames(X: Array, U: Array, s: Array, Vh: Array) -> tuple[Array, Array, Arra
     """U, s and V as functions of X to first order, for derivatives of the rules below.
 
     From dX = d(U diag(s) V'), with P = U' dX V and F_ij = 1/(s_j^2 - s_i^2) for i != j (0 for equal s):
-    dU = U (F o (P s + s P') + i Im diag(P) / s) + (I - U U') dX V / s, dV = V (F o (s P + P' s)) + (I - V V') dX' U / s.
+    dU = U (F o (P s + s P') + i Im diag(P) / s) + (I - U U') dX V / s,
+    dV = V (F o (s P + P' s)) + (I - V V') dX' U / s.
     dX is X minus itself as a constant: its value is 0, its derivative is not.
     """
     xp = namespace(X)

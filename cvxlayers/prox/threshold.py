@@ -96,7 +96,7 @@ def on_face(x: Array, above: Array, total: Array, weights: Array | None = None) 
     """x - theta w on ``above`` and 0 elsewhere, theta such that sum w (x - theta w) is ``total`` there.
 
     Plain operations, differentiable in x, ``total`` and ``weights``. Centered, so that a large common part of x costs
-    no accuracy.
+    no accuracy. A row with a NaN or an infinity becomes NaN.
     """
     xp = namespace(x)
     if weights is None:
@@ -105,8 +105,8 @@ def on_face(x: Array, above: Array, total: Array, weights: Array | None = None) 
         rest = xp.where(above, x - center, 0.0)
         slope = xp.sum(xp.astype(above, x.dtype), axis=-1, keepdims=True)
         theta = (xp.sum(rest, axis=-1, keepdims=True) - total) / xp.where(slope > 0, slope, 1.0)
-        return xp.where(above, rest - theta, 0.0)
+        return xp.where(above, rest - theta, center * 0.0)
     slope = xp.sum(xp.where(above, weights * weights, 0.0), axis=-1, keepdims=True)
-    mass = xp.sum(xp.where(above, weights * x, 0.0), axis=-1, keepdims=True)
+    mass = xp.sum(xp.where(above, weights * x, 0.0 * x), axis=-1, keepdims=True)
     theta = (mass - total) / xp.where(slope > 0, slope, 1.0)
-    return xp.where(above, x - theta * weights, 0.0)
+    return xp.where(above, x - theta * weights, stop_gradient(mass) * 0.0)
