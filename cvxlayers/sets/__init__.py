@@ -7,6 +7,7 @@ from cvxlayers.sets.nonnegative import Nonnegative
 from cvxlayers.sets.positive_semidefinite import PositiveSemidefinite
 from cvxlayers.sets.power import Power
 from cvxlayers.sets.product import Product
+from cvxlayers.sets.rotated_second_order import RotatedSecondOrder
 from cvxlayers.sets.second_order import SecondOrder
 from cvxlayers.sets.zero import Free, Zero
 
@@ -19,6 +20,7 @@ __all__ = [
     "PositiveSemidefinite",
     "Power",
     "Product",
+    "RotatedSecondOrder",
     "SecondOrder",
     "Zero",
 ]
