@@ -22,12 +22,14 @@ __all__ = [
     "constant",
     "derivative_along",
     "eigh",
+    "fixed_point",
     "implicit",
     "iterate",
     "loop",
     "lyapunov",
     "moreau",
     "namespace",
+    "pending",
     "real_dtype",
     "register_pytree",
     "stop_gradient",
@@ -146,6 +148,16 @@ def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[
     return library_of(done(state)).iterate(limit, body, state, done)
 
 
+def pending(done: Array) -> Array | None:
+    """Where ``done`` (batch, 1) is false, as indices; None where that cannot be seen: in JAX, under a transform of
+    PyTorch, and while a CUDA graph is captured.
+
+    >>> pending(np.array([[True], [False], [False]]))
+    array([1, 2])
+    """
+    return library_of(done).pending(done)
+
+
 def cholesky(M: Array) -> Array:
     """The lower triangular L with L L' = M, (*batch, k, k); NaN where M is not positive definite, no exception."""
     return library_of(M).cholesky(M)
@@ -170,3 +182,15 @@ def derivative_along(f: Callable[[Array], Array], x: Array, v: Array) -> Array:
     array([0.])
     """
     return library_of(x).derivative_along(f, x, v)
+
+
+def fixed_point(step: Callable[[Array], Array], s: Array, limit: int, tol: float) -> Array:
+    """A fixed point s = step(s) that has been found, with the derivative of the implicit function theorem.
+
+    ds = J ds + d step is solved by repetition, at most ``limit`` times, to the relative accuracy ``tol``, forwards or
+    backwards; ``step`` may hold differentiable arrays, and is nonexpansive. First derivatives only in PyTorch.
+
+    >>> fixed_point(lambda s: s / 2 + 1, np.array([2.0]), 100, 1e-8)
+    array([2.])
+    """
+    return library_of(s).fixed_point(step, s, limit, tol)

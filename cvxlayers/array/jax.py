@@ -129,6 +129,10 @@ def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[
     return jax.lax.while_loop(more, lambda carry: (carry[0] + 1, body(carry[1])), (0, state))[1]
 
 
+def pending(done: jax.Array) -> None:
+    return None
+
+
 def cholesky(M: jax.Array) -> jax.Array:
     return jax.lax.linalg.cholesky(M, symmetrize_input=False)
 
@@ -141,3 +145,25 @@ def triangular_solve(L: jax.Array, B: jax.Array, transpose: bool) -> jax.Array:
 
 def derivative_along(f: Callable[[Any], Any], x: jax.Array, v: jax.Array) -> jax.Array:
     return jax.lax.stop_gradient(jax.jvp(f, (jax.lax.stop_gradient(x),), (v,))[1])
+
+
+def fixed_point(step: Callable[[jax.Array], jax.Array], s: jax.Array, limit: int, tol: float) -> jax.Array:
+    def series(g: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.Array:
+        """v with g(v) = y for g(v) = J v - v: v = J v - y, repeated."""
+        goal = tol * jnp.linalg.vector_norm(y)
+
+        def more(state: tuple) -> jax.Array:
+            _, moved, count = state
+            return (count < limit) & (moved > goal)
+
+        def round_(state: tuple) -> tuple:
+            v, _, count = state
+            change = g(v) - y
+            return v + change, jnp.linalg.vector_norm(change), count + 1
+
+        return jax.lax.while_loop(more, round_, (0 * y, jnp.asarray(jnp.inf, goal.dtype), 0))[0]
+
+    def solve(g: Callable[[jax.Array], jax.Array], y: jax.Array) -> jax.Array:
+        return jax.lax.custom_linear_solve(g, y, series, transpose_solve=series)
+
+    return jax.lax.custom_root(lambda v: step(v) - v, jax.lax.stop_gradient(s), lambda _, v: v, solve)

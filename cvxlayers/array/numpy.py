@@ -60,6 +60,10 @@ def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[
     return state
 
 
+def pending(done: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(~done)
+
+
 def cholesky(M: np.ndarray) -> np.ndarray:
     try:
         return np.linalg.cholesky(M)
@@ -89,3 +93,7 @@ def triangular_solve(L: np.ndarray, B: np.ndarray, transpose: bool) -> np.ndarra
 
 def derivative_along(f: Callable[[Any], Any], x: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.zeros_like(x)
+
+
+def fixed_point(step: Callable[[np.ndarray], np.ndarray], s: np.ndarray, limit: int, tol: float) -> np.ndarray:
+    return s

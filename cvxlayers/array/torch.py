@@ -234,6 +234,12 @@ def _readable(x: Tensor) -> bool:
     return False
 
 
+def pending(done: Tensor) -> Tensor | None:
+    if torch._C._are_functorch_transforms_active() or not _readable(done):
+        return None
+    return torch.nonzero(~done.flatten()).flatten()
+
+
 def cholesky(M: Tensor) -> Tensor:
     L, info = torch.linalg.cholesky_ex(M)
     return torch.where((info == 0)[..., None, None], L, torch.nan)
@@ -251,3 +257,34 @@ def derivative_along(f: Callable[[Any], Any], x: Tensor, v: Tensor) -> Tensor:
     with torch.enable_grad():
         _, transpose = torch.func.vjp(f, x.detach())
     return transpose(v)[0].detach()
+
+
+def fixed_point(step: Callable[[Tensor], Tensor], s: Tensor, limit: int, tol: float) -> Tensor:
+    s = s.detach()
+    if torch._C._are_functorch_transforms_active():
+        # Their levels see no hooks: a few rounds from the solution, differentiated as they are.
+        for _ in range(min(limit, 100)):
+            s = step(s)
+        return s
+    out = step(s)
+    if not out.requires_grad:
+        return s
+    with torch.enable_grad():
+        leaf = s.clone().requires_grad_()
+        image = step(leaf)
+
+    def series(g: Tensor) -> Tensor:
+        """v = g + J'v, repeated."""
+        if g is None or not image.requires_grad:
+            return g
+        v, goal = g, tol * g.norm()
+        for _ in range(limit):
+            (moved,) = torch.autograd.grad(image, leaf, v, retain_graph=True)
+            change = g + moved - v
+            v = v + change
+            if change.norm() <= goal:
+                break
+        return v
+
+    out.register_hook(series)
+    return out

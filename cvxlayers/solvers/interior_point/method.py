@@ -13,9 +13,10 @@ doi 10.48550/arXiv.2405.12762.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, NamedTuple
 
-from cvxlayers.array import iterate, namespace
+from cvxlayers.array import iterate, namespace, pending
 from cvxlayers.conic.residuals import ABSENT
 from cvxlayers.sets import Nonnegative, Product
 from cvxlayers.solvers.interior_point.cones.barrier import inverse
@@ -96,10 +97,9 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     precision = "float32" if q.dtype == xp.float32 else settings.precision
     tol = max(settings.tol, FLOAT32_TOL) if precision == "float32" else settings.tol
     method = Method(barrier, data, absent, tol, precision)
-    state = iterate(settings.max_iter, method.round, method.start(valid), lambda state: state.done)
+    state = method.run(method.start(valid), settings.max_iter)
     if precision == "mixed":  # what float32 factors do not bring to an end
-        state = method.resumed(state)
-        state = iterate(settings.max_iter, method.round, state, lambda state: state.done)
+        state = method.run(method.resumed(state), settings.max_iter)
     point, ray = method.unscaled(state.best, state.best.tau), method.unscaled(state.point, state.point.kappa)
     out = verdict(data, point, ray, absent, valid, state.done, state.iterations, tol)
     if not n:
@@ -135,6 +135,24 @@ class Method:
         point = Iterate(x, s, z, one, one)
         none = xp.zeros_like(one)
         return State(point, point, none + float("inf"), ~(valid & (one > 0)), none, none, regularization, none)
+
+    def run(self, state: State, limit: int) -> State:
+        """Rounds until every element is done. Where it can be seen who is, the others go on without them."""
+        left = pending(state.done)
+        if left is None or state.done.ndim != 2:
+            return iterate(limit, self.round, state, lambda state: state.done)
+        while limit and len(left):
+            if 2 * len(left) <= state.done.shape[0]:
+                return _put(state, left, self._take(left).run(_take(state, left), limit))
+            state, limit = self.round(state), limit - 1
+            left = pending(state.done)
+        return state
+
+    def _take(self, elements: Array) -> Method:
+        part = copy(self)
+        part.scaled = _take(self.scaled, elements)
+        part.dual_unit, part.primal_unit = self.dual_unit[elements], self.primal_unit[elements]
+        return part
 
     def resumed(self, state: State) -> State:
         """The state from which float64 goes on: at the best point of the elements that are not at an end."""
@@ -289,6 +307,24 @@ class Method:
             regularization=more,
             iterations=xp.where(going, state.iterations + 1.0, state.iterations),
         )
+
+
+def _take(values: Any, elements: Array) -> Any:
+    """Some elements of the arrays in a nested tuple."""
+    return type(values)(*(_take(v, elements) if isinstance(v, tuple) else v[elements] for v in values))
+
+
+def _put(values: Any, elements: Array, others: Any) -> Any:
+    """The arrays in a nested tuple with some elements replaced."""
+
+    def replaced(v: Any, other: Any) -> Any:
+        if isinstance(v, tuple):
+            return _put(v, elements, other)
+        out = namespace(v).asarray(v, copy=True)
+        out[elements] = other
+        return out
+
+    return type(values)(*(replaced(v, other) for v, other in zip(values, others, strict=True)))
 
 
 def _valid(v: Array, axes: int) -> Array:
