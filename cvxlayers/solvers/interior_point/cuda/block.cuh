@@ -7,7 +7,11 @@
 typedef double real;
 
 #define DEVICE __device__ __forceinline__
+#define FUNCTION __device__ __noinline__  // the larger pieces, called from several places: inlined, they take minutes
 #define UNROLL _Pragma("unroll")
+// Any other loop stands in the code once: a block runs through nearly all of it in every iteration, and fetching what
+// does not fit in the instruction cache would cost more than the unrolling saves.
+#define LOOP _Pragma("unroll 1")
 #define UNROLL_4 _Pragma("unroll 4")
 
 constexpr int WARPS = THREADS / 32;
@@ -91,7 +95,7 @@ struct Reduce {
         meet();
         UNROLL for (int k = 0; k < SUMS; ++k) sums[k] = mine[k];
         UNROLL for (int k = 0; k < MAXIMA; ++k) maxima[k] = mine[SUMS + k];
-        for (int w = 1; w < WARPS; ++w) {
+        LOOP for (int w = 1; w < WARPS; ++w) {
             UNROLL for (int k = 0; k < SUMS; ++k) sums[k] += mine[w * REDUCE_WIDTH + k];
             UNROLL for (int k = 0; k < MAXIMA; ++k) maxima[k] = fmax(maxima[k], mine[w * REDUCE_WIDTH + SUMS + k]);
         }

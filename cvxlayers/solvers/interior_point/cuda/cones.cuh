@@ -30,12 +30,12 @@ struct Cones {
 
     // H = I, for a point to start from.
     DEVICE void identity() const {
-        for (int i = thread(); i < shape->linear; i += THREADS) {
+        LOOP for (int i = thread(); i < shape->linear; i += THREADS) {
             h[i] = i < shape->zeros ? 0.0 : 1.0;
             root[i] = i < shape->zeros ? 1.0 / sqrt(STATIC_DUAL) : 1.0;
         }
 #if CURVED
-        for (int i = shape->linear + thread(); i < shape->round; i += THREADS) {
+        LOOP for (int i = shape->linear + thread(); i < shape->round; i += THREADS) {
             h[i] = i == shape->starts[shape->block[i - shape->linear]] ? 1.0 : 0.0;
             if (h[i] == 1.0) eta[shape->block[i - shape->linear]] = 1.0;
         }
@@ -43,26 +43,26 @@ struct Cones {
     }
 
     // H and its root at (z, s).
-    DEVICE void scale(const real *z, const real *s) const {
-        for (int i = thread(); i < shape->linear; i += THREADS) {
+    FUNCTION void scale(const real *z, const real *s) const {
+        LOOP for (int i = thread(); i < shape->linear; i += THREADS) {
             const real ratio = i < shape->zeros ? 0.0 : fmin(fmax(s[i] / z[i], 1e-12), 1e12);
             h[i] = ratio;
             root[i] = rsqrt(ratio + STATIC_DUAL);
         }
 #if CURVED
-        for (int k = warp(); k < shape->socs; k += WARPS) {
+        LOOP for (int k = warp(); k < shape->socs; k += WARPS) {
             const int first = shape->starts[k], last = shape->starts[k + 1];
             real ss = 0.0, zz = 0.0;
-            for (int i = first + 1 + lane(); i < last; i += 32) ss += s[i] * s[i], zz += z[i] * z[i];
+            LOOP for (int i = first + 1 + lane(); i < last; i += 32) ss += s[i] * s[i], zz += z[i] * z[i];
             ss = sqrt(warp_sum(ss)), zz = sqrt(warp_sum(zz));
             const real s2 = fmax((s[first] - ss) * (s[first] + ss), 1e-300);
             const real z2 = fmax((z[first] - zz) * (z[first] + zz), 1e-300);
             const real by_s = rsqrt(s2), by_z = rsqrt(z2);
             real inner = lane() == 0 ? s[first] * by_s * z[first] * by_z : 0.0;
-            for (int i = first + 1 + lane(); i < last; i += 32) inner += s[i] * by_s * z[i] * by_z;
+            LOOP for (int i = first + 1 + lane(); i < last; i += 32) inner += s[i] * by_s * z[i] * by_z;
             const real half = 0.5 / sqrt(fmax(0.5 * (1.0 + warp_sum(inner)), 0.5));
             real tail = 0.0;
-            for (int i = first + 1 + lane(); i < last; i += 32) {
+            LOOP for (int i = first + 1 + lane(); i < last; i += 32) {
                 h[i] = (s[i] * by_s - z[i] * by_z) * half;
                 tail += h[i] * h[i];
             }
@@ -74,7 +74,7 @@ struct Cones {
         }
 #endif
 #if THREES
-        for (int k = thread(); k < shape->threes; k += THREADS)
+        LOOP for (int k = thread(); k < shape->threes; k += THREADS)
             scaling3(s + shape->round + 3 * k, z + shape->round + 3 * k, alpha(k), H + 6 * k, R + 6 * k);
 #endif
     }
@@ -82,12 +82,12 @@ struct Cones {
     // v becomes H v. Linear row i belongs to thread i mod THREADS here as everywhere, so that what one function writes
     // another may read; only where there are curved cones is a meeting needed in between.
     DEVICE void multiply(real *v) const {
-        for (int i = thread(); i < shape->linear; i += THREADS) v[i] *= h[i];
+        LOOP for (int i = thread(); i < shape->linear; i += THREADS) v[i] *= h[i];
 #if CURVED
-        for (int k = warp(); k < shape->socs; k += WARPS) round_product(k, v, 1.0);
+        LOOP for (int k = warp(); k < shape->socs; k += WARPS) round_product(k, v, 1.0);
 #endif
 #if THREES
-        for (int k = thread(); k < shape->threes; k += THREADS) {
+        LOOP for (int k = thread(); k < shape->threes; k += THREADS) {
             real x[3], *at = v + shape->round + 3 * k;
             UNROLL for (int i = 0; i < 3; ++i) x[i] = at[i];
             times3(H + 6 * k, x, at);
@@ -97,12 +97,12 @@ struct Cones {
 
     // v becomes (H + STATIC_DUAL)^-1 v.
     DEVICE void divide(real *v) const {
-        for (int i = thread(); i < shape->linear; i += THREADS) v[i] *= root[i] * root[i];
+        LOOP for (int i = thread(); i < shape->linear; i += THREADS) v[i] *= root[i] * root[i];
 #if CURVED
-        for (int k = warp(); k < shape->socs; k += WARPS) round_product(k, v, -1.0);
+        LOOP for (int k = warp(); k < shape->socs; k += WARPS) round_product(k, v, -1.0);
 #endif
 #if THREES
-        for (int k = thread(); k < shape->threes; k += THREADS) solve3(R + 6 * k, v + shape->round + 3 * k);
+        LOOP for (int k = thread(); k < shape->threes; k += THREADS) solve3(R + 6 * k, v + shape->round + 3 * k);
 #endif
     }
 
@@ -112,10 +112,10 @@ struct Cones {
         const int first = shape->starts[k], last = shape->starts[k + 1];
         const real v0 = v[first];
         real inner = 0.0;
-        for (int i = first + 1 + lane(); i < last; i += 32) inner += h[i] * v[i];
+        LOOP for (int i = first + 1 + lane(); i < last; i += 32) inner += h[i] * v[i];
         inner = 2.0 * (h[first] * v0 + sign * warp_sum(inner));
         const real scale = sign > 0.0 ? eta[k] * eta[k] : 1.0 / (eta[k] * eta[k]);
-        for (int i = first + 1 + lane(); i < last; i += 32) v[i] = scale * (sign * inner * h[i] + v[i]);
+        LOOP for (int i = first + 1 + lane(); i < last; i += 32) v[i] = scale * (sign * inner * h[i] + v[i]);
         __syncwarp();
         if (lane() == 0) v[first] = scale * (inner * h[first] - v0);
         __syncwarp();
@@ -127,7 +127,7 @@ struct Cones {
     DEVICE void prepare(const real *A, const real *e, const real *d) const {
 #if CURVED
         const int n = shape->n;
-        for (int unit = thread(); unit < n * shape->socs; unit += THREADS) {
+        LOOP for (int unit = thread(); unit < n * shape->socs; unit += THREADS) {
             const int k = unit / n, j = unit - k * n, first = shape->starts[k], last = shape->starts[k + 1];
             const real *a = A + (long long)first * n + j;
             real sum = 0.0;
@@ -149,10 +149,10 @@ struct Cones {
             const int k = (i - shape->round) / 3, part = i - shape->round - 3 * k;
             const real *r = R + 6 * k + part * (part + 1) / 2;
             const real scale = e[i];
-            for (int j = lane(); j < padded; j += 32) {
+            LOOP for (int j = lane(); j < padded; j += 32) {
                 real value = 0.0;
                 if (j < n)
-                    for (int l = 0; l <= part; ++l) value += r[l] * a[(long long)(l - part) * n + j];
+                    LOOP for (int l = 0; l <= part; ++l) value += r[l] * a[(long long)(l - part) * n + j];
                 row[j] = j < n ? value * scale * d[j] : 0.0;
             }
 #endif
@@ -163,7 +163,7 @@ struct Cones {
             const real *vector = vectors + (long long)(2 * k) * n;
             const bool head = i == shape->starts[k];
             const real scale = e[i] / eta[k];
-            for (int j = lane(); j < padded; j += 32)
+            LOOP for (int j = lane(); j < padded; j += 32)
                 row[j] = j >= n ? 0.0 : head ? vector[j] : a[j] * scale * d[j] - h[i] * vector[n + j];
             return;
         }
@@ -177,14 +177,14 @@ struct Cones {
 
     // The largest step up to `most` for which v + step dv stays in the cones (K for v = s, K* for v = z, `dual`),
     // second-order and linear cones only; of one thread.
-    DEVICE real step(const real *v, const real *dv, real most) const {
-        for (int i = thread(); i < shape->linear; i += THREADS)
+    FUNCTION real step(const real *v, const real *dv, real most) const {
+        LOOP for (int i = thread(); i < shape->linear; i += THREADS)
             if (i >= shape->zeros && dv[i] < 0.0) most = fmin(most, -v[i] / dv[i]);
 #if CURVED
-        for (int k = warp(); k < shape->socs; k += WARPS) {
+        LOOP for (int k = warp(); k < shape->socs; k += WARPS) {
             const int first = shape->starts[k], last = shape->starts[k + 1];
             real vv = 0.0, vd = 0.0, dd = 0.0;
-            for (int i = first + 1 + lane(); i < last; i += 32)
+            LOOP for (int i = first + 1 + lane(); i < last; i += 32)
                 vv += v[i] * v[i], vd += v[i] * dv[i], dd += dv[i] * dv[i];
             vv = sqrt(warp_sum(vv)), vd = warp_sum(vd), dd = sqrt(warp_sum(dd));
             const real c = (v[first] - vv) * (v[first] + vv), b = v[first] * dv[first] - vd;
@@ -203,10 +203,10 @@ struct Cones {
 
 #if THREES
     // The same for the exponential and power cones, by going back from `most`.
-    DEVICE real step3(const real *z, const real *dz, const real *s, const real *dS, real most) const {
-        for (int k = thread(); k < shape->threes; k += THREADS) {
+    FUNCTION real step3(const real *z, const real *dz, const real *s, const real *dS, real most) const {
+        LOOP for (int k = thread(); k < shape->threes; k += THREADS) {
             const int at = shape->round + 3 * k;
-            for (int tries = 0; tries < 100; ++tries) {
+            LOOP for (int tries = 0; tries < 100; ++tries) {
                 real next_z[3], next_s[3];
                 UNROLL for (int i = 0; i < 3; ++i)
                     next_z[i] = z[at + i] + most * dz[at + i], next_s[i] = s[at + i] + most * dS[at + i];
@@ -219,20 +219,20 @@ struct Cones {
 
     // Sum of f(s) + f*(z) over all cones at the end of a step; of one thread. 0 in all, with the term of mu, at the
     // central path.
-    DEVICE real barrier(const real *z, const real *dz, const real *s, const real *dS, real step) const {
+    FUNCTION real barrier(const real *z, const real *dz, const real *s, const real *dS, real step) const {
         real total = 0.0;
-        for (int i = thread(); i < shape->linear; i += THREADS)
+        LOOP for (int i = thread(); i < shape->linear; i += THREADS)
             if (i >= shape->zeros) total -= log((s[i] + step * dS[i]) * (z[i] + step * dz[i]));
-        for (int k = warp(); k < shape->socs; k += WARPS) {
+        LOOP for (int k = warp(); k < shape->socs; k += WARPS) {
             const int first = shape->starts[k], last = shape->starts[k + 1];
             real ss = 0.0, zz = 0.0;
-            for (int i = first + 1 + lane(); i < last; i += 32)
+            LOOP for (int i = first + 1 + lane(); i < last; i += 32)
                 ss += square(s[i] + step * dS[i]), zz += square(z[i] + step * dz[i]);
             ss = square(s[first] + step * dS[first]) - warp_sum(ss);
             zz = square(z[first] + step * dz[first]) - warp_sum(zz);
             if (lane() == 0) total -= 0.5 * log(ss * zz);
         }
-        for (int k = thread(); k < shape->threes; k += THREADS) {
+        LOOP for (int k = thread(); k < shape->threes; k += THREADS) {
             const int at = shape->round + 3 * k;
             real next_z[3], next_s[3], zt[3];
             UNROLL for (int i = 0; i < 3; ++i)
@@ -246,15 +246,15 @@ struct Cones {
 
     // d_s of the combined step, from the affine steps dS and dz: s + W (lambda \ (W^-1 dS o W dz - sigma mu e)) for
     // symmetric cones, and s + sigma mu grad f*(z) - f*'''(z)[dz, (Hess f*(z))^-1 dS] / 2 for the others.
-    DEVICE void correct(const real *z, const real *s, const real *dz, const real *dS, real mu, real *ds) const {
-        for (int i = thread(); i < shape->linear; i += THREADS)
+    FUNCTION void correct(const real *z, const real *s, const real *dz, const real *dS, real mu, real *ds) const {
+        LOOP for (int i = thread(); i < shape->linear; i += THREADS)
             ds[i] = i < shape->zeros ? 0.0 : s[i] + (dS[i] * dz[i] - mu) / z[i];
 #if CURVED
-        for (int k = warp(); k < shape->socs; k += WARPS) {
+        LOOP for (int k = warp(); k < shape->socs; k += WARPS) {
             const int first = shape->starts[k], last = shape->starts[k + 1];
             const real w0 = h[first], size = eta[k], by = 1.0 / (1.0 + w0);
             real wz = 0.0, wd = 0.0, wS = 0.0;
-            for (int i = first + 1 + lane(); i < last; i += 32)
+            LOOP for (int i = first + 1 + lane(); i < last; i += 32)
                 wz += h[i] * z[i], wd += h[i] * dz[i], wS += h[i] * dS[i];
             wz = warp_sum(wz), wd = warp_sum(wd), wS = warp_sum(wS);
             // lambda = W z, v = W dz, u = W^-1 dS
@@ -262,7 +262,7 @@ struct Cones {
             const real v0 = size * (w0 * dz[first] + wd), vw = size * (dz[first] + wd * by);
             const real u0 = (w0 * dS[first] - wS) / size, uw = (wS * by - dS[first]) / size;
             real uv = 0.0, ll = 0.0, le = 0.0, we = 0.0, wl = 0.0;
-            for (int i = first + 1 + lane(); i < last; i += 32) {
+            LOOP for (int i = first + 1 + lane(); i < last; i += 32) {
                 const real l = size * z[i] + lw * h[i], v = size * dz[i] + vw * h[i], u = dS[i] / size + uw * h[i];
                 const real eta_i = u0 * v + v0 * u;
                 uv += u * v, ll += l * l, le += l * eta_i, we += h[i] * eta_i, wl += h[i] * l;
@@ -270,7 +270,7 @@ struct Cones {
             uv = warp_sum(uv), ll = warp_sum(ll), le = warp_sum(le), we = warp_sum(we), wl = warp_sum(wl);
             const real eta_0 = u0 * v0 + uv - mu, norm = sqrt(ll), rho = fmax((l0 - norm) * (l0 + norm), 1e-300);
             const real y0 = (l0 * eta_0 - le) / rho, wy = (we - y0 * wl) / l0, yw = y0 + wy * by;
-            for (int i = first + 1 + lane(); i < last; i += 32) {
+            LOOP for (int i = first + 1 + lane(); i < last; i += 32) {
                 const real l = size * z[i] + lw * h[i], v = size * dz[i] + vw * h[i], u = dS[i] / size + uw * h[i];
                 const real y = (u0 * v + v0 * u - y0 * l) / l0;
                 ds[i] = s[i] + size * (y + yw * h[i]);
@@ -279,7 +279,7 @@ struct Cones {
         }
 #endif
 #if THREES
-        for (int k = thread(); k < shape->threes; k += THREADS) {
+        LOOP for (int k = thread(); k < shape->threes; k += THREADS) {
             const int at = shape->round + 3 * k;
             const DualBarrier f(z + at, alpha(k));
             real root[6], q[3], third[3] = {0.0, 0.0, 0.0};

@@ -16,79 +16,71 @@ template <Product PRODUCT> DEVICE real accumulate(real sum, real a, real v) {
     return PRODUCT == LARGEST ? fmax(sum, fabs(a) * v) : sum + fabs(a) * v;
 }
 
-// out(i, sums) with sums[r] = sum_j A[i][j] u(r, j), or what PRODUCT says, for every row i of A (m, n).
-template <int R, Product PRODUCT, class In, class Out>
-DEVICE void times_rows(const real *A, int m, int n, In u, Out out) {
+// R vectors, one `stride` after the other.
+struct Vectors {
+    real *at;
+    int stride;
+};
+
+// out_r = A u_r, or what PRODUCT says, for A (m, n) by rows. Call meet() before it, if others wrote u, and after it.
+template <int R, Product PRODUCT> FUNCTION void times_rows(const real *A, int m, int n, Vectors u, Vectors out) {
     const int l = thread() % LANES, group = thread() / LANES;
     real entries[R][COLUMNS];
     UNROLL for (int k = 0; k < COLUMNS; ++k) {
         const int j = l + LANES * k;
-        UNROLL for (int r = 0; r < R; ++r) entries[r][k] = j < n ? u(r, j) : 0.0;
+        UNROLL for (int r = 0; r < R; ++r) entries[r][k] = j < n ? u.at[r * u.stride + j] : 0.0;
     }
-    for (int first = 0; first < m; first += GROUPS * AHEAD) {
+    LOOP for (int first = 0; first < m; first += GROUPS * AHEAD) {
         real a[AHEAD][COLUMNS];
         UNROLL for (int t = 0; t < AHEAD; ++t) {
             const int i = first + group + t * GROUPS;
-            UNROLL for (int k = 0; k < COLUMNS; ++k) {
-                const int j = l + LANES * k;
-                a[t][k] = i < m && j < n ? A[(long long)i * n + j] : 0.0;
-            }
+            const real *row = A + i * n + l;
+            UNROLL for (int k = 0; k < COLUMNS; ++k) a[t][k] = i < m && l + LANES * k < n ? row[LANES * k] : 0.0;
         }
         UNROLL for (int t = 0; t < AHEAD; ++t) {
             const int i = first + group + t * GROUPS;
-            real sums[R];
             UNROLL for (int r = 0; r < R; ++r) {
                 real v = 0.0;
-                UNROLL for (int k = 0; k < COLUMNS; ++k)
-                    v = accumulate<PRODUCT>(v, a[t][k], entries[r][k]);
-                sums[r] = PRODUCT == LARGEST ? lanes_max<LANES>(v) : lanes_sum<LANES>(v);
+                UNROLL for (int k = 0; k < COLUMNS; ++k) v = accumulate<PRODUCT>(v, a[t][k], entries[r][k]);
+                v = PRODUCT == LARGEST ? lanes_max<LANES>(v) : lanes_sum<LANES>(v);
+                if (l == 0 && i < m) out.at[r * out.stride + i] = v;
             }
-            if (l == 0 && i < m) out(i, sums);
         }
     }
 }
 
-// The same of the columns: out(j, sums) with sums[r] = sum_i A[i][j] v(r, i). n is at most THREADS; the rows are
-// shared out to several threads of a column where there are enough, whose parts meet in `parts` (R * THREADS).
-// Begins with no meeting, and ends with none: `out` is called by thread j.
-template <int R, Product PRODUCT, class In, class Out>
-DEVICE void times_columns(const real *A, int m, int n, In v, Out out, real *parts) {
+// out_r = A'v_r, or what PRODUCT says. n is at most THREADS; several threads share a column where there are enough, and
+// their parts meet in `parts` (R * THREADS). Thread j writes entry j. Call meet() before and after it.
+template <int R, Product PRODUCT>
+FUNCTION void times_columns(const real *A, int m, int n, Vectors v, Vectors out, real *parts) {
     const int shares = THREADS / n, share = thread() / n, j = thread() - share * n;
     real sums[R];
     UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
     if (share < shares) {
-        const real *a = A + j;
         constexpr int DEEP = 8;
-        for (int i = share; i < m; i += DEEP * shares) {
+        const int step = shares * n;
+        const real *a = A + share * n + j;
+        int i = share;
+        LOOP for (; i + (DEEP - 1) * shares < m; i += DEEP * shares, a += DEEP * step) {
             real entry[DEEP];
-            UNROLL for (int t = 0; t < DEEP; ++t) {
-                const int row = i + t * shares;
-                entry[t] = row < m ? a[(long long)row * n] : 0.0;
-            }
-            UNROLL for (int t = 0; t < DEEP; ++t) {
-                const int row = i + t * shares;
-                if (row < m) {
-                    UNROLL for (int r = 0; r < R; ++r) sums[r] = accumulate<PRODUCT>(sums[r], entry[t], v(r, row));
-                }
-            }
+            UNROLL for (int t = 0; t < DEEP; ++t) entry[t] = a[t * step];
+            UNROLL for (int t = 0; t < DEEP; ++t)
+                UNROLL for (int r = 0; r < R; ++r)
+                    sums[r] = accumulate<PRODUCT>(sums[r], entry[t], v.at[r * v.stride + i + t * shares]);
         }
-    }
-    if (shares == 1) {
-        if (share == 0) out(j, sums);
-        return;
-    }
-    if (share < shares) {
+        LOOP for (; i < m; i += shares, a += step)
+            UNROLL for (int r = 0; r < R; ++r) sums[r] = accumulate<PRODUCT>(sums[r], *a, v.at[r * v.stride + i]);
         UNROLL for (int r = 0; r < R; ++r) parts[(r * shares + share) * n + j] = sums[r];
     }
     meet();
     if (share == 0) {
-        for (int other = 1; other < shares; ++other) {
+        LOOP for (int other = 1; other < shares; ++other) {
             UNROLL for (int r = 0; r < R; ++r) {
                 const real part = parts[(r * shares + other) * n + j];
                 sums[r] = PRODUCT == LARGEST ? fmax(sums[r], part) : sums[r] + part;
             }
         }
-        out(j, sums);
+        UNROLL for (int r = 0; r < R; ++r) out.at[r * out.stride + j] = sums[r];
     }
 }
 
@@ -111,7 +103,7 @@ template <class Stage, class Base>
 DEVICE void gram(const Factor &f, int m, real *rows, Stage stage, Base base) {
     const int wide = (f.n + 15) / 16, total = wide * (wide + 1) / 2, stride = stage_stride(f.n);
     const int g = lane() >> 2, t = lane() & 3;
-    for (int first = 0; first < total; first += WARPS * TILES) {
+    LOOP for (int first = 0; first < total; first += WARPS * TILES) {
         real sums[TILES][8];
         int I[TILES], J[TILES];
         UNROLL for (int u = 0; u < TILES; ++u) {
@@ -123,19 +115,19 @@ DEVICE void gram(const Factor &f, int m, real *rows, Stage stage, Base base) {
             J[u] = index - I[u] * (I[u] + 1) / 2;
             if (index >= total) I[u] = -1;
         }
-        for (int k = 0; k < m; k += CHUNK) {
-            for (int row = warp(); row < CHUNK; row += WARPS) {
+        LOOP for (int k = 0; k < m; k += CHUNK) {
+            LOOP for (int row = warp(); row < CHUNK; row += WARPS) {
                 if (k + row < m)
                     stage(k + row, rows + row * stride, stride - 4);
                 else
-                    for (int j = lane(); j < stride - 4; j += 32) rows[row * stride + j] = 0.0;
+                    LOOP for (int j = lane(); j < stride - 4; j += 32) rows[row * stride + j] = 0.0;
             }
             meet();
             const int deep = m - k < CHUNK ? (m - k + 3) & ~3 : CHUNK;
             UNROLL for (int u = 0; u < TILES; ++u) {
                 if (I[u] < 0) continue;
                 const real *left = rows + t * stride + 16 * I[u] + g, *right = rows + t * stride + 16 * J[u] + g;
-                for (int d = 0; d < deep; d += 4) {
+                LOOP for (int d = 0; d < deep; d += 4) {
                     const real a0 = left[d * stride], a1 = left[d * stride + 8];
                     multiply_tile(sums[u], a0, a1, right[d * stride]);
                     multiply_tile(sums[u] + 4, a0, a1, right[d * stride + 8]);
@@ -144,15 +136,22 @@ DEVICE void gram(const Factor &f, int m, real *rows, Stage stage, Base base) {
             meet();
         }
         UNROLL for (int u = 0; u < TILES; ++u) {
-            UNROLL for (int e = 0; e < 8; ++e) {
-                const int row = 2 * I[u] + ((e >> 1) & 1), col = 2 * J[u] + (e >> 2), c = 2 * t + (e & 1);
+            UNROLL for (int e = 0; e < 8; e += 2) {
+                const int row = 2 * I[u] + ((e >> 1) & 1), col = 2 * J[u] + (e >> 2);
                 if (I[u] < 0 || row >= f.tiles || col > row) continue;
-                const int i = 8 * row + g, j = 8 * col + c;
-                real value = i == j ? 1.0 : 0.0;
-                if (i < f.n && j < f.n) value = sums[u][e] + base(i, j);
-                f.L[tile_at(row, col) + within(g, c)] = value;
-                if (i == j) f.pivots[i] = value;
+                real *at = f.L + tile_at(row, col) + within(g, 2 * t);
+                at[0] = sums[u][e], at[1] = sums[u][e + 1];
             }
+        }
+    }
+    meet();
+    // A warp adds the other term to rows of its own.
+    LOOP for (int i = warp(); i < 8 * f.tiles; i += WARPS) {
+        LOOP for (int j = lane(); j <= i; j += 32) {
+            real *at = f.L + tile_at(i / 8, j / 8) + within(i % 8, j % 8);
+            const real value = i < f.n ? *at + base(i, j) : i == j ? 1.0 : 0.0;
+            *at = value;
+            if (i == j) f.pivots[i] = value;
         }
     }
     meet();
@@ -161,9 +160,9 @@ DEVICE void gram(const Factor &f, int m, real *rows, Stage stage, Base base) {
 constexpr real LEAST_PIVOT = 1e-15;  // relative to the diagonal; a smaller one counts as infinite: its unknown is zero
 
 // The Cholesky factor of the matrix in L, in place, with the inverses of the diagonal tiles in their places.
-DEVICE void factorize(const Factor &f) {
+FUNCTION void factorize(const Factor &f) {
     const int g = lane() >> 2, t = lane() & 3;
-    for (int k = 0; k < f.tiles; ++k) {
+    LOOP for (int k = 0; k < f.tiles; ++k) {
         real *diagonal = f.L + tile_at(k, k);
         const int below = 8 * (f.tiles - 1 - k);
         real X[36];
@@ -187,7 +186,7 @@ DEVICE void factorize(const Factor &f) {
                         sum += X[i * (i + 1) / 2 + l] * X[l * (l + 1) / 2 + j];
                     X[i * (i + 1) / 2 + j] = -sum * X[i * (i + 1) / 2 + i];
                 }
-            for (int r = thread(); r < below; r += THREADS) {
+            LOOP for (int r = thread(); r < below; r += THREADS) {
                 real *row = f.L + tile_at(k + 1 + r / 8, k);
                 real a[8];
                 UNROLL for (int c = 0; c < 8; ++c) a[c] = row[within(r % 8, c)];
@@ -205,11 +204,11 @@ DEVICE void factorize(const Factor &f) {
         }
         // Of the rest, subtract the product of the panel with itself; the units, two tiles high, go round the warps.
         int turn = 0;
-        for (int I = k + 1; I < f.tiles; I += 2) {
+        LOOP for (int I = k + 1; I < f.tiles; I += 2) {
             const bool two = I + 1 < f.tiles;
             const int last = two ? I + 1 : I;
             const real *left = f.L + tile_at(I, k), *under = f.L + tile_at(last, k);
-            for (int J = k + 1 + ((warp() - turn) & (WARPS - 1)); J <= last; J += WARPS) {
+            LOOP for (int J = k + 1 + ((warp() - turn) & (WARPS - 1)); J <= last; J += WARPS) {
                 const bool upper = J <= I;
                 real *C = f.L + tile_at(I, J) + within(g, 2 * t), *D = f.L + tile_at(last, J) + within(g, 2 * t);
                 const real *right = f.L + tile_at(J, k);
@@ -231,9 +230,9 @@ DEVICE void factorize(const Factor &f) {
 
 // y_r becomes (L L')^-1 y_r, for R vectors of 8 tiles entries one after the other, the last ones zero.
 // Begins with no meeting: call meet() after writing y; ends with one.
-template <int R> DEVICE void solve_factored(const Factor &f, real *y) {
+template <int R> FUNCTION void solve_factored(const Factor &f, real *y) {
     const int size = 8 * f.tiles, r = thread() / 8, i = thread() % 8;
-    for (int k = 0; k < f.tiles; ++k) {
+    LOOP for (int k = 0; k < f.tiles; ++k) {
         const real *X = f.L + tile_at(k, k);
         if (warp() == 0) {
             real sum = 0.0;
@@ -244,7 +243,7 @@ template <int R> DEVICE void solve_factored(const Factor &f, real *y) {
             if (r < R) y[r * size + 8 * k + i] = sum;
         }
         meet();
-        for (int row = 8 * (k + 1) + thread(); row < size; row += THREADS) {
+        LOOP for (int row = 8 * (k + 1) + thread(); row < size; row += THREADS) {
             const real *l = f.L + tile_at(row / 8, k);
             real sums[R];
             UNROLL for (int q = 0; q < R; ++q) sums[q] = 0.0;
@@ -256,7 +255,7 @@ template <int R> DEVICE void solve_factored(const Factor &f, real *y) {
         }
         meet();
     }
-    for (int k = f.tiles - 1; k >= 0; --k) {
+    LOOP for (int k = f.tiles - 1; k >= 0; --k) {
         const real *X = f.L + tile_at(k, k);
         if (warp() == 0) {
             real sum = 0.0;
@@ -267,7 +266,7 @@ template <int R> DEVICE void solve_factored(const Factor &f, real *y) {
             if (r < R) y[r * size + 8 * k + i] = sum;
         }
         meet();
-        for (int col = thread(); col < 8 * k; col += THREADS) {
+        LOOP for (int col = thread(); col < 8 * k; col += THREADS) {
             const real *l = f.L + tile_at(k, col / 8);
             real sums[R];
             UNROLL for (int q = 0; q < R; ++q) sums[q] = 0.0;

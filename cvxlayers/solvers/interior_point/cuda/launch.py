@@ -97,6 +97,7 @@ class Launch:
     columns: int
     tiles: int
     chunk: int
+    resident: int
     curved: bool
     threes: bool
     vectors_shared: bool
@@ -106,7 +107,7 @@ class Launch:
     @property
     def macros(self) -> dict[str, int]:
         """What the text is compiled with."""
-        names = ("threads", "lanes", "columns", "tiles", "chunk", "curved", "threes", "vectors_shared")
+        names = ("threads", "lanes", "columns", "tiles", "chunk", "resident", "curved", "threes", "vectors_shared")
         return {name.upper(): int(getattr(self, name)) for name in names}
 
 
@@ -135,7 +136,7 @@ def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
     blocks = (n + 7) // 8
     size, tall = 8 * blocks, even(m)
     fixed = blocks * (blocks + 1) // 2 * 64 + size + 2 * (threads // 32) * 16 + 2 * threads + 5 * size
-    wide, height = 6 * size, 8 * tall
+    wide, height = 8 * size, 8 * tall
     vectors = 9 * tall + even(rows.socs) + 2 * 6 * rows.threes
     for chunk in (16, 8):
         staged = chunk * ((n + 15) // 16 * 16 + 4)
@@ -144,9 +145,12 @@ def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
             if 8 * doubles <= SHARED_BYTES:
                 workspace = 2 * n * rows.socs + (0 if shared else height + vectors)
                 curved = rows.socs + rows.threes > 0
+                # As many blocks on a multiprocessor as its memory holds, and as leave a thread 128 registers.
+                resident = max(1, min(SHARED_BYTES // (8 * doubles + 1024), 512 // threads))
                 launch = Launch(
-                    threads, lanes, columns, tiles, chunk, curved, rows.threes > 0, shared, 8 * doubles, workspace
-                )
+                    threads, lanes, columns, tiles, chunk, resident,
+                    curved, rows.threes > 0, shared, 8 * doubles, workspace,
+                )  # fmt: skip
                 if shared or chunk == 8:
                     return launch
     return None

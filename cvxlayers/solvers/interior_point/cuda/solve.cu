@@ -34,7 +34,7 @@ struct Problem {
     real *Px, *rx, *rz;  // P x, and the residuals of the embedding
     real *f, *g;         // right-hand sides, two of each (n and m)
     real *X, *Z;         // their solutions
-    real *y, *t, *u;     // what solving needs, two of each (n, m, m)
+    real *y, *w, *t, *u; // what solving needs, two of each (n, n, m, m)
     real *ds, *dS;       // d_s, and the step of s
     real *parts, *rows;
     Factor factor;
@@ -46,7 +46,7 @@ struct Problem {
 
 // Where things are: shared memory from `shared` on, or for the vectors of m the workspace of this problem.
 // `launch.py` knows the sizes.
-DEVICE void lay_out(Problem &p, const Arguments &a, real *shared) {
+FUNCTION void lay_out(Problem &p, const Arguments &a, real *shared) {
     const Shape &shape = a.shape;
     const int n = shape.n, m = (shape.m + 1) & ~1, tiles = (n + 7) / 8, size = 8 * tiles;
     real *workspace = a.workspace + blockIdx.x * a.workspace_stride;
@@ -65,6 +65,7 @@ DEVICE void lay_out(Problem &p, const Arguments &a, real *shared) {
     p.Px = take(shared, size), p.rx = take(shared, size);
     p.rows = shared;  // the rows being staged lie over what is dead while the matrix is formed
     p.f = take(shared, 2 * size), p.X = take(shared, 2 * size), p.y = take(shared, 2 * size);
+    p.w = take(shared, 2 * size);
 #if VECTORS_SHARED
     real *&tall = shared;
 #else
@@ -85,57 +86,56 @@ DEVICE real clip(real v, real least, real most) { return fmin(fmax(v, least), mo
 
 // Scales d, e and c that bring the data near size one: Ruiz, RAL-TR-2001-034, with one e for each curved cone.
 // Absent constraints have e = 0, and b = 1. False if the data hold NaN or infinity.
-DEVICE bool equilibrate(Problem &p) {
+FUNCTION bool equilibrate(Problem &p) {
     const Shape &shape = *p.cones.shape;
     const int n = p.n, m = p.m;
     real bad = 0.0;
-    for (int i = thread(); i < m; i += THREADS) {
+    LOOP for (int i = thread(); i < m; i += THREADS) {
         const bool absent = i >= shape.zeros && i < shape.linear && p.b[i] >= ABSENT;
         p.e[i] = absent ? 0.0 : 1.0;
         if (!absent && !isfinite(p.b[i])) bad = 1.0;
     }
-    for (int j = thread(); j < p.size; j += THREADS) {
+    LOOP for (int j = thread(); j < p.size; j += THREADS) {
         p.d[j] = 1.0, p.x[j] = 0.0;
         if (j < n && !isfinite(p.q[j])) bad = 1.0;
     }
-    for (int k = thread(); k < m * n; k += THREADS) bad += 0.0 * p.A[k];
+    LOOP for (int k = thread(); k < m * n; k += THREADS) bad += 0.0 * p.A[k];
     if (p.quadratic)
-        for (int k = thread(); k < n * n; k += THREADS) bad += 0.0 * p.P[k];
+        LOOP for (int k = thread(); k < n * n; k += THREADS) bad += 0.0 * p.P[k];
     if (!(p.reduce.sum(bad) == 0.0)) return false;
 
-    for (int sweep = 0; sweep < SWEEPS; ++sweep) {
+    LOOP for (int sweep = 0; sweep < SWEEPS; ++sweep) {
         real far = 0.0;
-        times_rows<1, LARGEST>(
-            p.A, m, n, [&](int, int j) { return p.d[j]; }, [&](int i, real *v) { p.t[i] = v[0] * p.e[i]; });
-        meet();
-        times_columns<1, LARGEST>(
-            p.A, m, n, [&](int, int i) { return p.e[i]; }, [&](int j, real *v) { p.y[j] = v[0] * p.d[j]; }, p.parts);
+        times_rows<1, LARGEST>(p.A, m, n, {p.d, 0}, {p.t, 0});
+        times_columns<1, LARGEST>(p.A, m, n, {p.e, 0}, {p.y, 0}, p.parts);
         meet();
         if (p.quadratic) {
-            times_columns<1, LARGEST>(
-                p.P, n, n, [&](int, int i) { return p.d[i]; },
-                [&](int j, real *v) { p.y[j] = fmax(p.y[j], v[0] * p.d[j]); }, p.parts);
+            times_columns<1, LARGEST>(p.P, n, n, {p.d, 0}, {p.w, 0}, p.parts);
             meet();
         }
+        LOOP for (int i = thread(); i < m; i += THREADS) p.t[i] *= p.e[i];
+        LOOP for (int j = thread(); j < n; j += THREADS)
+            p.y[j] = (p.quadratic ? fmax(p.y[j], p.w[j]) : p.y[j]) * p.d[j];
+        meet();
 #if CURVED
-        for (int k = warp(); k < shape.socs; k += WARPS) {
+        LOOP for (int k = warp(); k < shape.socs; k += WARPS) {
             real most = 0.0;
-            for (int i = shape.starts[k] + lane(); i < shape.starts[k + 1]; i += 32) most = fmax(most, p.t[i]);
+            LOOP for (int i = shape.starts[k] + lane(); i < shape.starts[k + 1]; i += 32) most = fmax(most, p.t[i]);
             most = warp_max(most);
-            for (int i = shape.starts[k] + lane(); i < shape.starts[k + 1]; i += 32) p.t[i] = most;
+            LOOP for (int i = shape.starts[k] + lane(); i < shape.starts[k + 1]; i += 32) p.t[i] = most;
         }
-        for (int k = thread(); k < shape.threes; k += THREADS) {
+        LOOP for (int k = thread(); k < shape.threes; k += THREADS) {
             real *t = p.t + shape.round + 3 * k;
             t[0] = t[1] = t[2] = fmax(t[0], fmax(t[1], t[2]));
         }
         meet();
 #endif
-        for (int i = thread(); i < m; i += THREADS) {
+        LOOP for (int i = thread(); i < m; i += THREADS) {
             if (!(p.t[i] > 0.0)) continue;
             far = fmax(far, fabs(p.t[i] - 1.0));
             p.e[i] = clip(p.e[i] * rsqrt(p.t[i]), 1e-4, 1e4);
         }
-        for (int j = thread(); j < n; j += THREADS) {
+        LOOP for (int j = thread(); j < n; j += THREADS) {
             if (!(p.y[j] > 0.0)) continue;
             far = fmax(far, fabs(p.y[j] - 1.0));
             p.d[j] = clip(p.d[j] * rsqrt(p.y[j]), 1e-4, 1e4);
@@ -144,129 +144,134 @@ DEVICE bool equilibrate(Problem &p) {
     }
 
     real sums[1] = {0.0}, maxima[1] = {0.0};
-    for (int j = thread(); j < n; j += THREADS) maxima[0] = fmax(maxima[0], fabs(p.q[j] * p.d[j]));
-    if (p.quadratic)
-        times_columns<1, LARGEST>(
-            p.P, n, n, [&](int, int i) { return p.d[i]; }, [&](int j, real *v) { sums[0] += v[0] * p.d[j]; }, p.parts);
+    LOOP for (int j = thread(); j < n; j += THREADS) maxima[0] = fmax(maxima[0], fabs(p.q[j] * p.d[j]));
+    if (p.quadratic) {
+        meet();
+        times_columns<1, LARGEST>(p.P, n, n, {p.d, 0}, {p.w, 0}, p.parts);
+        LOOP for (int j = thread(); j < n; j += THREADS) sums[0] += p.w[j] * p.d[j];
+    }
     p.reduce(sums, maxima);
     p.quadratic = sums[0] > 0.0;
     const real cost = fmax(maxima[0], sums[0] / n);
     p.c = 1.0 / clip(cost > 0.0 ? cost : 1.0, 1e-4, 1e4);
-    for (int j = thread(); j < p.size; j += THREADS) p.qh[j] = j < n ? p.c * p.d[j] * p.q[j] : 0.0;
-    for (int i = thread(); i < m; i += THREADS) p.bh[i] = p.e[i] > 0.0 ? p.e[i] * p.b[i] : 1.0;
+    LOOP for (int j = thread(); j < p.size; j += THREADS) p.qh[j] = j < n ? p.c * p.d[j] * p.q[j] : 0.0;
+    LOOP for (int i = thread(); i < m; i += THREADS) p.bh[i] = p.e[i] > 0.0 ? p.e[i] * p.b[i] : 1.0;
     meet();
     return true;
 }
 
 // Factor P + A'H^-1 A at the present H.
-DEVICE void factor_kkt(Problem &p) {
+FUNCTION void factor_kkt(Problem &p) {
     p.cones.prepare(p.A, p.e, p.d);
     meet();
+    const real *P = p.P, *A = p.A, *d = p.d, *e = p.e, c = p.c;
+    const Factor factor = p.factor;
+    const Cones cones = p.cones;
+    const bool quadratic = p.quadratic;
     gram(
-        p.factor, p.m, p.rows, [&](int i, real *row, int padded) { p.cones.stage(i, p.A, p.e, p.d, row, padded); },
-        [&](int i, int j) {
-            const real entry = p.quadratic ? p.c * p.d[i] * p.d[j] * p.P[(long long)i * p.n + j] : 0.0;
+        factor, p.m, p.rows, [=](int i, real *row, int padded) { cones.stage(i, A, e, d, row, padded); },
+        [=](int i, int j) {
+            const real entry = quadratic ? c * d[i] * d[j] * P[i * factor.n + j] : 0.0;
             return i == j ? entry + STATIC : entry;
         });
-    factorize(p.factor);
+    factorize(factor);
 }
 
 // (y, u) becomes the solution of the factored [P A'; A -H] (y, u) = (f, g), R of each; t is overwritten.
-template <int R> DEVICE void solve_reduced(Problem &p, const real *f, const real *g, real *u) {
+template <int R> FUNCTION void solve_reduced(Problem &p, const real *f, const real *g, real *u) {
     const int m = p.m, size = p.size;
-    for (int r = 0; r < R; ++r) {
-        real *t = p.t + r * m;
-        for (int i = thread(); i < m; i += THREADS) t[i] = g[r * m + i];
-    }
+    const real *A = p.A, *d = p.d, *e = p.e;
+    real *t = p.t, *y = p.y, *w = p.w;
+    LOOP for (int i = thread(); i < m; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) t[r * m + i] = g[r * m + i];
 #if CURVED
     meet();
 #endif
-    for (int r = 0; r < R; ++r) p.cones.divide(p.t + r * m);
-    meet();
-    times_columns<R, PLAIN>(
-        p.A, m, p.n, [&](int r, int i) { return p.t[r * m + i] * p.e[i]; },
-        [&](int j, real *v) {
-            UNROLL for (int r = 0; r < R; ++r) p.y[r * size + j] = f[r * size + j] + p.d[j] * v[r];
-        },
-        p.parts);
-    for (int j = p.n + thread(); j < size; j += THREADS)
-        UNROLL for (int r = 0; r < R; ++r) p.y[r * size + j] = 0.0;
-    meet();
-    solve_factored<R>(p.factor, p.y);
-    times_rows<R, PLAIN>(
-        p.A, m, p.n, [&](int r, int j) { return p.y[r * size + j] * p.d[j]; },
-        [&](int i, real *v) {
-            UNROLL for (int r = 0; r < R; ++r) p.t[r * m + i] = p.e[i] * v[r] - g[r * m + i];
-        });
-    meet();
-    for (int r = 0; r < R; ++r) p.cones.divide(p.t + r * m);
+    LOOP for (int r = 0; r < R; ++r) p.cones.divide(t + r * m);
 #if CURVED
     meet();
 #endif
-    for (int r = 0; r < R; ++r)
-        for (int i = thread(); i < m; i += THREADS) u[r * m + i] = p.t[r * m + i];
+    LOOP for (int i = thread(); i < m; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) t[r * m + i] *= e[i];
+    meet();
+    times_columns<R, PLAIN>(A, m, p.n, {t, m}, {w, size}, p.parts);
+    LOOP for (int j = thread(); j < size; j += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) y[r * size + j] = j < p.n ? f[r * size + j] + d[j] * w[r * size + j] : 0.0;
+    meet();
+    solve_factored<R>(p.factor, y);
+    LOOP for (int j = thread(); j < size; j += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) w[r * size + j] = y[r * size + j] * d[j];
+    meet();
+    times_rows<R, PLAIN>(A, m, p.n, {w, size}, {t, m});
+    meet();
+    LOOP for (int i = thread(); i < m; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) t[r * m + i] = e[i] * t[r * m + i] - g[r * m + i];
+#if CURVED
+    meet();
+#endif
+    LOOP for (int r = 0; r < R; ++r) p.cones.divide(t + r * m);
+#if CURVED
+    meet();
+#endif
+    LOOP for (int i = thread(); i < m; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) u[r * m + i] = t[r * m + i];
 }
 
 // (X, Z) becomes the solution of [P A'; A -H] (X, Z) = (f, g), refined against the system without regularization.
 // Call meet() after writing f and g; ends with one.
-template <int R> DEVICE void solve_kkt(Problem &p) {
+template <int R> FUNCTION void solve_kkt(Problem &p) {
     const int m = p.m, size = p.size;
     solve_reduced<R>(p, p.f, p.g, p.Z);
-    for (int r = 0; r < R; ++r)
-        for (int j = thread(); j < size; j += THREADS) p.X[r * size + j] = p.y[r * size + j];
+    LOOP for (int r = 0; r < R; ++r)
+        LOOP for (int j = thread(); j < size; j += THREADS) p.X[r * size + j] = p.y[r * size + j];
     meet();
-    for (int refinement = 0; refinement < p.refinements; ++refinement) {
-        for (int r = 0; r < R; ++r) {
-            real *u = p.u + r * m;
-            for (int i = thread(); i < m; i += THREADS) u[i] = p.Z[r * m + i];
-#if CURVED
-            meet();
-#endif
-            p.cones.multiply(u);
+    LOOP for (int refinement = 0; refinement < p.refinements; ++refinement) {
+        LOOP for (int i = thread(); i < m; i += THREADS)
+            UNROLL for (int r = 0; r < R; ++r) p.u[r * m + i] = p.Z[r * m + i];
+        LOOP for (int j = thread(); j < size; j += THREADS)
+            UNROLL for (int r = 0; r < R; ++r) p.w[r * size + j] = p.X[r * size + j] * p.d[j];
+        meet();
+        times_rows<R, PLAIN>(p.A, m, p.n, {p.w, size}, {p.t, m});
+        LOOP for (int r = 0; r < R; ++r) p.cones.multiply(p.u + r * m);
+        meet();
+        LOOP for (int i = thread(); i < m; i += THREADS) {
+            UNROLL for (int r = 0; r < R; ++r) {
+                p.u[r * m + i] += p.g[r * m + i] - p.e[i] * p.t[r * m + i];
+                p.t[r * m + i] = p.e[i] * p.Z[r * m + i];
+            }
         }
         meet();
-        times_rows<R, PLAIN>(
-            p.A, m, p.n, [&](int r, int j) { return p.X[r * size + j] * p.d[j]; },
-            [&](int i, real *v) {
-                UNROLL for (int r = 0; r < R; ++r) p.u[r * m + i] += p.g[r * m + i] - p.e[i] * v[r];
-            });
-        times_columns<R, PLAIN>(
-            p.A, m, p.n, [&](int r, int i) { return p.Z[r * m + i] * p.e[i]; },
-            [&](int j, real *v) {
-                UNROLL for (int r = 0; r < R; ++r) p.y[r * size + j] = p.f[r * size + j] - p.d[j] * v[r];
-            },
-            p.parts);
+        times_columns<R, PLAIN>(p.A, m, p.n, {p.t, m}, {p.y, size}, p.parts);
+        LOOP for (int j = thread(); j < p.n; j += THREADS)
+            UNROLL for (int r = 0; r < R; ++r) p.y[r * size + j] = p.f[r * size + j] - p.d[j] * p.y[r * size + j];
         meet();
         if (p.quadratic) {
-            times_columns<R, PLAIN>(
-                p.P, p.n, p.n, [&](int r, int i) { return p.X[r * size + i] * p.d[i]; },
-                [&](int j, real *v) {
-                    UNROLL for (int r = 0; r < R; ++r) p.y[r * size + j] -= p.c * p.d[j] * v[r];
-                },
-                p.parts);
+            times_columns<R, PLAIN>(p.P, p.n, p.n, {p.w, size}, {p.t, p.n}, p.parts);
+            LOOP for (int j = thread(); j < p.n; j += THREADS)
+                UNROLL for (int r = 0; r < R; ++r) p.y[r * size + j] -= p.c * p.d[j] * p.t[r * p.n + j];
             meet();
         }
         solve_reduced<R>(p, p.y, p.u, p.u);
         meet();
-        for (int r = 0; r < R; ++r) {
-            for (int j = thread(); j < p.n; j += THREADS) p.X[r * size + j] += p.y[r * size + j];
-            for (int i = thread(); i < m; i += THREADS) p.Z[r * m + i] += p.u[r * m + i];
+        LOOP for (int r = 0; r < R; ++r) {
+            LOOP for (int j = thread(); j < p.n; j += THREADS) p.X[r * size + j] += p.y[r * size + j];
+            LOOP for (int i = thread(); i < m; i += THREADS) p.Z[r * m + i] += p.u[r * m + i];
         }
         meet();
     }
 }
 
 // s or z becomes the nearest multiple of e away that is clearly inside; ends with a meeting.
-DEVICE void shift_inside(Problem &p, real *v) {
+FUNCTION void shift_inside(Problem &p, real *v) {
     const Shape &shape = *p.cones.shape;
     real sums[1] = {0.0}, maxima[1] = {-1e300};
-    for (int i = shape.zeros + thread(); i < shape.linear; i += THREADS)
+    LOOP for (int i = shape.zeros + thread(); i < shape.linear; i += THREADS)
         sums[0] += fmax(v[i], 0.0), maxima[0] = fmax(maxima[0], -v[i]);
 #if CURVED
-    for (int k = warp(); k < shape.socs; k += WARPS) {
+    LOOP for (int k = warp(); k < shape.socs; k += WARPS) {
         const int first = shape.starts[k], last = shape.starts[k + 1];
         real norm = 0.0;
-        for (int i = first + 1 + lane(); i < last; i += 32) norm += v[i] * v[i];
+        LOOP for (int i = first + 1 + lane(); i < last; i += 32) norm += v[i] * v[i];
         const real margin = v[first] - sqrt(warp_sum(norm));
         if (lane() == 0) sums[0] += fmax(margin, 0.0);
         maxima[0] = fmax(maxima[0], -margin);
@@ -276,20 +281,20 @@ DEVICE void shift_inside(Problem &p, real *v) {
     const int degree = p.cones.degree();
     const real target = fmax(1.0, degree ? 0.1 * sums[0] / degree : 0.0), least = -maxima[0];
     const real shift = fmax(target - least, 0.0);
-    for (int i = shape.zeros + thread(); i < shape.linear; i += THREADS) v[i] += shift;
+    LOOP for (int i = shape.zeros + thread(); i < shape.linear; i += THREADS) v[i] += shift;
 #if CURVED
-    for (int k = thread(); k < shape.socs; k += THREADS) v[shape.starts[k]] += shift;
+    LOOP for (int k = thread(); k < shape.socs; k += THREADS) v[shape.starts[k]] += shift;
 #endif
     meet();
 }
 
 // The point to start from: the least-squares solution, shifted into the cones; or e, where a cone is not symmetric.
-DEVICE void start(Problem &p) {
+FUNCTION void start(Problem &p) {
     const Shape &shape = *p.cones.shape;
     const int m = p.m, size = p.size;
 #if THREES
     if (shape.threes) {
-        for (int i = thread(); i < m; i += THREADS) {
+        LOOP for (int i = thread(); i < m; i += THREADS) {
             real v = i < shape.zeros ? 0.0 : 1.0, w = v;
             if (i >= shape.linear && i < shape.round)
                 v = w = i == shape.starts[shape.block[i - shape.linear]] ? 1.0 : 0.0;
@@ -304,7 +309,7 @@ DEVICE void start(Problem &p) {
             }
             p.s[i] = v, p.z[i] = w;
         }
-        for (int j = thread(); j < size; j += THREADS) p.x[j] = 0.0;
+        LOOP for (int j = thread(); j < size; j += THREADS) p.x[j] = 0.0;
         meet();
         return;
     }
@@ -312,14 +317,14 @@ DEVICE void start(Problem &p) {
     p.cones.identity();
     meet();
     factor_kkt(p);
-    for (int j = thread(); j < size; j += THREADS) p.f[j] = 0.0, p.f[size + j] = -p.qh[j];
-    for (int i = thread(); i < m; i += THREADS) p.g[i] = p.bh[i], p.g[m + i] = 0.0;
+    LOOP for (int j = thread(); j < size; j += THREADS) p.f[j] = 0.0, p.f[size + j] = -p.qh[j];
+    LOOP for (int i = thread(); i < m; i += THREADS) p.g[i] = p.bh[i], p.g[m + i] = 0.0;
     meet();
     solve_kkt<2>(p);
     // One right-hand side would do for a quadratic objective; for a linear one, x and z come from different ones.
     const real both = p.quadratic ? 1.0 : 0.0;
-    for (int j = thread(); j < size; j += THREADS) p.x[j] = p.X[j] + both * p.X[size + j];
-    for (int i = thread(); i < m; i += THREADS) {
+    LOOP for (int j = thread(); j < size; j += THREADS) p.x[j] = p.X[j] + both * p.X[size + j];
+    LOOP for (int i = thread(); i < m; i += THREADS) {
         p.s[i] = i < shape.zeros ? 0.0 : -p.Z[i] - both * p.Z[m + i];
         p.z[i] = p.Z[m + i] + both * p.Z[i];
     }
@@ -337,50 +342,46 @@ struct Measure {
 };
 
 // Px, rx, rz and the measures of the iterate; ends with a meeting.
-DEVICE Measure measure(Problem &p, real tau, real norm_q, real norm_b) {
-    const Shape &shape = *p.cones.shape;
-    const real by_c = 1.0 / p.c;
-    real sums[14], none[1] = {0.0};
-    UNROLL for (int k = 0; k < 14; ++k) sums[k] = 0.0;
+FUNCTION Measure measure(Problem &p, real tau, real norm_q, real norm_b) {
+    const real by_c = 1.0 / p.c, c = p.c;
+    const real *d = p.d, *e = p.e, *x = p.x, *z = p.z, *s = p.s, *qh = p.qh, *bh = p.bh;
+    real *Px = p.Px, *rx = p.rx, *rz = p.rz;
+    real sums[13], none[1] = {0.0};
+    UNROLL for (int k = 0; k < 13; ++k) sums[k] = 0.0;
+    LOOP for (int j = thread(); j < p.n; j += THREADS) p.w[j] = d[j] * x[j];
+    LOOP for (int i = thread(); i < p.m; i += THREADS) p.t[i] = e[i] * z[i];
+    meet();
     if (p.quadratic) {
-        times_columns<1, PLAIN>(
-            p.P, p.n, p.n, [&](int, int i) { return p.d[i] * p.x[i]; },
-            [&](int j, real *v) {
-                p.Px[j] = p.c * p.d[j] * v[0];
-                sums[0] += square(v[0]);
-            },
-            p.parts);
+        times_columns<1, PLAIN>(p.P, p.n, p.n, {p.w, 0}, {Px, 0}, p.parts);
         meet();
-    } else {
-        for (int j = thread(); j < p.n; j += THREADS) p.Px[j] = 0.0;
     }
-    // The thread that wrote entry j of Px is the one that reads it: the first threads of both, one a column.
-    times_columns<1, PLAIN>(
-        p.A, p.m, p.n, [&](int, int i) { return p.e[i] * p.z[i]; },
-        [&](int j, real *v) {
-            const real r = p.Px[j] + p.d[j] * v[0] + p.qh[j] * tau;
-            p.rx[j] = r;
-            sums[1] += square(v[0] * by_c);
-            sums[2] += square(r);
-            sums[3] += square(r * by_c / p.d[j]);
-            sums[4] += p.x[j] * p.Px[j];
-            sums[5] += p.x[j] * p.qh[j];
-        },
-        p.parts);
-    times_rows<1, PLAIN>(
-        p.A, p.m, p.n, [&](int, int j) { return p.d[j] * p.x[j]; },
-        [&](int i, real *v) {
-            const real e = p.e[i], by_e = e > 0.0 ? 1.0 / e : 0.0, s = p.s[i];
-            const real r = e * v[0] + s - p.bh[i] * tau;
-            p.rz[i] = r;
-            sums[6] += square(v[0]);
-            sums[7] += square(s * by_e);
-            sums[8] += square(r);
-            sums[9] += square(r * by_e);
-            sums[10] += square(e > 0.0 ? v[0] + s * by_e : 0.0);
-            sums[11] += p.bh[i] * p.z[i];
-            sums[12] += s * p.z[i];
-        });
+    times_columns<1, PLAIN>(p.A, p.m, p.n, {p.t, 0}, {p.y, 0}, p.parts);
+    times_rows<1, PLAIN>(p.A, p.m, p.n, {p.w, 0}, {rz, 0});
+    meet();
+    LOOP for (int j = thread(); j < p.n; j += THREADS) {
+        const real product = p.y[j], by = by_c / d[j];
+        Px[j] = p.quadratic ? c * d[j] * Px[j] : 0.0;
+        const real r = Px[j] + d[j] * product + qh[j] * tau;
+        rx[j] = r;
+        sums[0] += square(Px[j] * by);
+        sums[1] += square(product * by_c);
+        sums[2] += square(r);
+        sums[3] += square(r * by);
+        sums[4] += x[j] * Px[j];
+        sums[5] += x[j] * qh[j];
+    }
+    LOOP for (int i = thread(); i < p.m; i += THREADS) {
+        const real by_e = e[i] > 0.0 ? 1.0 / e[i] : 0.0, product = rz[i];
+        const real r = e[i] * product + s[i] - bh[i] * tau;
+        rz[i] = r;
+        sums[6] += square(product);
+        sums[7] += square(s[i] * by_e);
+        sums[8] += square(r);
+        sums[9] += square(r * by_e);
+        sums[10] += square(e[i] > 0.0 ? product + s[i] * by_e : 0.0);
+        sums[11] += bh[i] * z[i];
+        sums[12] += s[i] * z[i];
+    }
     p.reduce(sums, none);
     Measure is;
     const real by_tau = 1.0 / tau;
@@ -392,42 +393,49 @@ DEVICE Measure measure(Problem &p, real tau, real norm_q, real norm_b) {
     is.gap = fabs(xPx + qx + bz) / fmax(fmax(fabs(xPx), fabs(qx)), fmax(fabs(bz), 1.0));
     is.worst = fmax(is.primal, fmax(is.dual, is.gap));
     if (!(is.primal + is.dual + is.gap < 1e300)) is.worst = 1e300;
-    (void)shape;
     return is;
 }
 
 // Whether z, or x and s, prove that there is no solution (conic/residuals.py says how it is judged), and how well.
-DEVICE real certificate_of_infeasibility(Problem &p, const Measure &is) {
+FUNCTION real certificate_of_infeasibility(Problem &p, const Measure &is) {
     if (!(is.bz < 0.0)) return 1e300;
     const real by_c = 1.0 / p.c;
     real sums[2] = {0.0, 0.0}, none[1] = {0.0};
-    times_columns<1, ABSOLUTE>(
-        p.A, p.m, p.n, [&](int, int i) { return fabs(p.e[i] * p.z[i]); },
-        [&](int, real *v) { sums[0] += square(v[0] * by_c); }, p.parts);
-    for (int i = thread(); i < p.m; i += THREADS) sums[1] += fabs(p.bh[i] * p.z[i]);
+    LOOP for (int i = thread(); i < p.m; i += THREADS) {
+        p.t[i] = fabs(p.e[i] * p.z[i]);
+        sums[1] += fabs(p.bh[i] * p.z[i]);
+    }
+    meet();
+    times_columns<1, ABSOLUTE>(p.A, p.m, p.n, {p.t, 0}, {p.y, 0}, p.parts);
+    LOOP for (int j = thread(); j < p.n; j += THREADS) sums[0] += square(p.y[j] * by_c);
     p.reduce(sums, none);
     const real share = -is.bz / sums[1];
     return is.ATz > 0.0 ? is.ATz / (share * sqrt(sums[0])) : 0.0;
 }
 
-DEVICE real certificate_of_unboundedness(Problem &p, const Measure &is, real &dual) {
+FUNCTION real certificate_of_unboundedness(Problem &p, const Measure &is, real &dual) {
     if (!(is.qx < 0.0)) return 1e300;
     real sums[3] = {0.0, 0.0, 0.0}, none[1] = {0.0};
-    times_rows<1, ABSOLUTE>(
-        p.A, p.m, p.n, [&](int, int j) { return fabs(p.d[j] * p.x[j]); },
-        [&](int i, real *v) { sums[0] += p.e[i] > 0.0 ? square(v[0] + fabs(p.s[i]) / p.e[i]) : 0.0; });
-    if (p.quadratic)
-        times_columns<1, ABSOLUTE>(
-            p.P, p.n, p.n, [&](int, int i) { return fabs(p.d[i] * p.x[i]); },
-            [&](int, real *v) { sums[1] += square(v[0]); }, p.parts);
-    for (int j = thread(); j < p.n; j += THREADS) sums[2] += fabs(p.qh[j] * p.x[j]);
+    LOOP for (int j = thread(); j < p.n; j += THREADS) {
+        p.w[j] = fabs(p.d[j] * p.x[j]);
+        sums[2] += fabs(p.qh[j] * p.x[j]);
+    }
+    meet();
+    times_rows<1, ABSOLUTE>(p.A, p.m, p.n, {p.w, 0}, {p.t, 0});
+    if (p.quadratic) {
+        times_columns<1, ABSOLUTE>(p.P, p.n, p.n, {p.w, 0}, {p.y, 0}, p.parts);
+        LOOP for (int j = thread(); j < p.n; j += THREADS) sums[1] += square(p.y[j]);
+    }
+    meet();
+    LOOP for (int i = thread(); i < p.m; i += THREADS)
+        sums[0] += p.e[i] > 0.0 ? square(p.t[i] + fabs(p.s[i]) / p.e[i]) : 0.0;
     p.reduce(sums, none);
     const real share = -is.qx / sums[2];
     dual = is.Px > 0.0 ? is.Px / (share * sqrt(sums[1])) : 0.0;
     return fmax(is.Ax_s > 0.0 ? is.Ax_s / (share * sqrt(sums[0])) : 0.0, dual);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Arguments a) {
     SHARED_MEMORY(shared);
     const int B = blockIdx.x, n = a.shape.n, m = a.shape.m;
     Problem p;
@@ -444,20 +452,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
     // The point as it goes out: the iterate times `by`, unscaled.
     auto store = [&](real by, bool primal, bool dual) {
         if (primal) {
-            for (int j = thread(); j < n; j += THREADS) x_out[j] = p.d[j] * p.x[j] * by;
-            for (int i = thread(); i < m; i += THREADS)
+            LOOP for (int j = thread(); j < n; j += THREADS) x_out[j] = p.d[j] * p.x[j] * by;
+            LOOP for (int i = thread(); i < m; i += THREADS)
                 s_out[i] = p.e[i] > 0.0 ? p.s[i] / p.e[i] * by : INFINITE;
         }
         if (dual)
-            for (int i = thread(); i < m; i += THREADS) z_out[i] = p.e[i] * p.z[i] / p.c * by;
+            LOOP for (int i = thread(); i < m; i += THREADS) z_out[i] = p.e[i] * p.z[i] / p.c * by;
     };
     auto store_nan = [&](bool primal, bool dual) {
         if (primal) {
-            for (int j = thread(); j < n; j += THREADS) x_out[j] = NAN;
-            for (int i = thread(); i < m; i += THREADS) s_out[i] = NAN;
+            LOOP for (int j = thread(); j < n; j += THREADS) x_out[j] = NAN;
+            LOOP for (int i = thread(); i < m; i += THREADS) s_out[i] = NAN;
         }
         if (dual)
-            for (int i = thread(); i < m; i += THREADS) z_out[i] = NAN;
+            LOOP for (int i = thread(); i < m; i += THREADS) z_out[i] = NAN;
     };
 
     if (!equilibrate(p)) {
@@ -465,15 +473,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
     } else {
         p.refinements = 0;
         real tau = 1.0, kappa = 1.0, norms[2] = {0.0, 0.0}, none[1] = {0.0};
-        for (int j = thread(); j < n; j += THREADS) norms[0] += square(p.q[j]);
-        for (int i = thread(); i < m; i += THREADS) norms[1] += square(p.e[i] > 0.0 ? p.b[i] : 1.0);
+        LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(p.q[j]);
+        LOOP for (int i = thread(); i < m; i += THREADS) norms[1] += square(p.e[i] > 0.0 ? p.b[i] : 1.0);
         p.reduce(norms, none);
         const real norm_q = sqrt(norms[0]), norm_b = sqrt(norms[1]);
         start(p);
         status = MAX_ITERATIONS;
         int good = 0, stalled = 0;
         real expected_primal = 1e300, expected_dual = 1e300;
-        for (;; ++iteration) {
+        LOOP for (;; ++iteration) {
             const Measure is = measure(p, tau, norm_q, norm_b);
             if (is.worst < best && is.worst <= fmax(INACCURACY, 100.0 * a.tol)) {
                 store(1.0 / tau, true, true);
@@ -516,18 +524,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
             factor_kkt(p);
 
             // The constant right-hand side (-q, b) and the affine one (-rx, s - rz).
-            for (int j = thread(); j < size; j += THREADS)
+            LOOP for (int j = thread(); j < size; j += THREADS)
                 p.f[j] = j < n ? -p.rx[j] : 0.0, p.f[size + j] = -p.qh[j];
-            for (int i = thread(); i < m; i += THREADS) p.g[i] = p.s[i] - p.rz[i], p.g[m + i] = p.bh[i];
+            LOOP for (int i = thread(); i < m; i += THREADS) p.g[i] = p.s[i] - p.rz[i], p.g[m + i] = p.bh[i];
             meet();
             solve_kkt<2>(p);
             meet();
             real dots[6] = {0.0, 0.0, 0.0, 0.0, 0.0, 0.0};
-            for (int j = thread(); j < n; j += THREADS) {
+            LOOP for (int j = thread(); j < n; j += THREADS) {
                 UNROLL for (int r = 0; r < 2; ++r)
                     dots[r] += (2.0 * p.Px[j] / tau + p.qh[j]) * p.X[r * size + j];
             }
-            for (int i = thread(); i < m; i += THREADS) {
+            LOOP for (int i = thread(); i < m; i += THREADS) {
                 UNROLL for (int r = 0; r < 2; ++r) dots[r] += p.bh[i] * p.Z[r * m + i];
             }
             p.reduce(dots, none);
@@ -536,7 +544,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
             real dtau = (rtau - kappa + dots[0]) / bottom, dkappa = -kappa - kappa / tau * dtau;
 
             real *dz = p.t;
-            for (int i = thread(); i < m; i += THREADS) {
+            LOOP for (int i = thread(); i < m; i += THREADS) {
                 dz[i] = p.Z[i] + dtau * p.Z[m + i];
                 p.dS[i] = dz[i];
             }
@@ -547,7 +555,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
 #if CURVED
             meet();
 #endif
-            for (int i = thread(); i < m; i += THREADS) p.dS[i] = -p.s[i] - p.dS[i];
+            LOOP for (int i = thread(); i < m; i += THREADS) p.dS[i] = -p.s[i] - p.dS[i];
 #if CURVED
             meet();
 #endif
@@ -568,20 +576,20 @@ extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
 #if CURVED
             meet();
 #endif
-            for (int j = thread(); j < n; j += THREADS) p.f[j] = -(1.0 - sigma) * p.rx[j];
-            for (int i = thread(); i < m; i += THREADS) p.g[i] = p.ds[i] - (1.0 - sigma) * p.rz[i];
+            LOOP for (int j = thread(); j < n; j += THREADS) p.f[j] = -(1.0 - sigma) * p.rx[j];
+            LOOP for (int i = thread(); i < m; i += THREADS) p.g[i] = p.ds[i] - (1.0 - sigma) * p.rz[i];
             const real d_kappa = kappa * tau + dkappa * dtau - sigma * mu;
             meet();
             solve_kkt<1>(p);
             meet();
             dots[0] = 0.0;
-            for (int j = thread(); j < n; j += THREADS) dots[0] += (2.0 * p.Px[j] / tau + p.qh[j]) * p.X[j];
-            for (int i = thread(); i < m; i += THREADS) dots[0] += p.bh[i] * p.Z[i];
+            LOOP for (int j = thread(); j < n; j += THREADS) dots[0] += (2.0 * p.Px[j] / tau + p.qh[j]) * p.X[j];
+            LOOP for (int i = thread(); i < m; i += THREADS) dots[0] += p.bh[i] * p.Z[i];
             dtau = ((1.0 - sigma) * rtau - d_kappa / tau + p.reduce.sum(dots[0])) / bottom;
             dkappa = -(d_kappa + kappa * dtau) / tau;
-            for (int j = thread(); j < n; j += THREADS) p.X[j] += dtau * p.X[size + j];
+            LOOP for (int j = thread(); j < n; j += THREADS) p.X[j] += dtau * p.X[size + j];
             dz = p.Z;
-            for (int i = thread(); i < m; i += THREADS) {
+            LOOP for (int i = thread(); i < m; i += THREADS) {
                 dz[i] += dtau * p.Z[m + i];
                 p.dS[i] = dz[i];
             }
@@ -592,7 +600,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
 #if CURVED
             meet();
 #endif
-            for (int i = thread(); i < m; i += THREADS) p.dS[i] = -p.ds[i] - p.dS[i];
+            LOOP for (int i = thread(); i < m; i += THREADS) p.dS[i] = -p.ds[i] - p.dS[i];
 #if CURVED
             meet();
 #endif
@@ -605,9 +613,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
                 // Back from the edge of the other cones, then into these, then near to the central path.
                 most = fmin(1.0, 0.99 * p.reduce.min(most));
                 step = p.reduce.min(p.cones.step3(p.z, dz, p.s, p.dS, most));
-                for (int tries = 0; tries < 50; ++tries) {
+                LOOP for (int tries = 0; tries < 50; ++tries) {
                     real parts[2] = {0.0, p.cones.barrier(p.z, dz, p.s, p.dS, step)};
-                    for (int i = thread(); i < m; i += THREADS)
+                    LOOP for (int i = thread(); i < m; i += THREADS)
                         parts[0] += (p.z[i] + step * dz[i]) * (p.s[i] + step * p.dS[i]);
                     p.reduce(parts, none);
                     const real t = tau + step * dtau, k = kappa + step * dkappa;
@@ -624,8 +632,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) solve(const Arguments a) {
             }
             const real left = 1.0 - step * (1.0 - sigma), next = tau + step * dtau;
             expected_primal = left * is.primal * tau / next, expected_dual = left * is.dual * tau / next;
-            for (int j = thread(); j < n; j += THREADS) p.x[j] += step * p.X[j];
-            for (int i = thread(); i < m; i += THREADS) p.z[i] += step * dz[i], p.s[i] += step * p.dS[i];
+            LOOP for (int j = thread(); j < n; j += THREADS) p.x[j] += step * p.X[j];
+            LOOP for (int i = thread(); i < m; i += THREADS) p.z[i] += step * dz[i], p.s[i] += step * p.dS[i];
             tau = next, kappa += step * dkappa;
             meet();
         }

@@ -26,7 +26,7 @@ DEVICE void outer3(real *H, real scale, const real *a) {
 }
 
 // R = C^-1 for the Cholesky factor C of H, lower triangular by rows: H^-1 = R'R. False if H is not positive definite.
-DEVICE bool inverse_root3(const real *H, real *R) {
+FUNCTION bool inverse_root3(const real *H, real *R) {
     if (!(H[0] > 0.0)) return false;
     const real r0 = 1.0 / sqrt(H[0]), c10 = H[1] * r0, c20 = H[2] * r0, p1 = H[3] - c10 * c10;
     if (!(p1 > 1e-15 * H[3])) return false;
@@ -51,7 +51,7 @@ DEVICE void solve3(const real *R, real *x) {
 }
 
 // l at z, not positive (or NaN) where z is not inside K*.
-DEVICE real dual_level(const real *z, real alpha) {
+FUNCTION real dual_level(const real *z, real alpha) {
     if (alpha < 0.0) return z[0] < 0.0 && z[2] > 0.0 ? z[1] - z[0] - z[0] * log(-z[2] / z[0]) : -1.0;
     if (!(z[0] > 0.0 && z[1] > 0.0)) return -1.0;
     const real root = exp(alpha * log(z[0] / alpha) + (1.0 - alpha) * log(z[1] / (1.0 - alpha)));
@@ -59,13 +59,13 @@ DEVICE real dual_level(const real *z, real alpha) {
 }
 
 // How far s is inside K, in its own units.
-DEVICE real primal_level(const real *s, real alpha) {
+FUNCTION real primal_level(const real *s, real alpha) {
     if (alpha < 0.0) return s[1] > 0.0 && s[2] > 0.0 ? s[1] * log(s[2] / s[1]) - s[0] : -1.0;
     if (!(s[0] > 0.0 && s[1] > 0.0)) return -1.0;
     return exp(alpha * log(s[0]) + (1.0 - alpha) * log(s[1])) - fabs(s[2]);
 }
 
-DEVICE real dual_barrier(const real *z, real alpha) {
+FUNCTION real dual_barrier(const real *z, real alpha) {
     const real l = log(dual_level(z, alpha));
     if (alpha < 0.0) return -l - log(-z[0]) - log(z[2]);
     return -l - (1.0 - alpha) * log(z[0]) - alpha * log(z[1]);
@@ -77,7 +77,7 @@ struct DualBarrier {
     real weight[3], gradient[3], hessian[6];
     real alpha, phi, z[3];
 
-    DEVICE DualBarrier(const real *at, real a) : alpha(a), phi(0.0) {
+    FUNCTION DualBarrier(const real *at, real a) : alpha(a), phi(0.0) {
         UNROLL for (int i = 0; i < 3; ++i) z[i] = at[i];
         level = dual_level(z, alpha);
         UNROLL for (int i = 0; i < 6; ++i) bend[i] = 0.0;
@@ -102,7 +102,7 @@ struct DualBarrier {
     }
 
     // out = f*'''(z)[p, q]
-    DEVICE void third(const real *p, const real *q, real *out) const {
+    FUNCTION void third(const real *p, const real *q, real *out) const {
         real T[3], Bp[3], Bq[3];
         if (alpha < 0.0) {
             const real u = z[0], w = z[2];
@@ -128,12 +128,12 @@ struct DualBarrier {
 };
 
 // The z with s = -grad f*(z), for s inside K.
-DEVICE void shadow(const real *s, real alpha, real *z) {
+FUNCTION void shadow(const real *s, real alpha, real *z) {
     if (alpha < 0.0) {
         // e + log(1 + e) = l / y; with this concave function, Newton's method climbs to the root from below.
         const real y = s[1], r = (y * log(s[2] / y) - s[0]) / y;
         real e = fmax(0.5 * r, r - log1p(r));
-        for (int i = 0; i < 8; ++i) e -= (e + log1p(e) - r) * (1.0 + e) / (2.0 + e);
+        LOOP for (int i = 0; i < 8; ++i) e -= (e + log1p(e) - r) * (1.0 + e) / (2.0 + e);
         const real u = -1.0 / (e * y);
         z[0] = u;
         z[1] = 1.0 / y + u + u * log((1.0 + e) * y / s[2]);
@@ -147,7 +147,7 @@ DEVICE void shadow(const real *s, real alpha, real *z) {
     const real target = size > 0.0 ? 2.0 * log(size) : -1e4;
     real low = -700.0, high = 80.0, at = 0.0;
     if (size > 0.0) {
-        for (int i = 0; i < 80; ++i) {
+        LOOP for (int i = 0; i < 80; ++i) {
             const real e = exp(at), t = 1.0 + e, p = 2.0 * alpha * t + beta, q = 2.0 * beta * t + alpha;
             const real f = at + log(t) + base - target - 2.0 * (alpha * log(p) + beta * log(q));
             const real df = 1.0 + e / t - 4.0 * e * (alpha * alpha / p + beta * beta / q);
@@ -172,7 +172,7 @@ DEVICE void shadow(const real *s, real alpha, real *z) {
 // where s and z are too near to the central path, or to the boundary, for it to be well defined.
 // Dahl and Andersen, "A primal-dual interior-point algorithm for nonsymmetric exponential-cone optimization",
 // doi 10.1007/s10107-021-01631-4.
-DEVICE void scaling3(const real *s, const real *z, real alpha, real *H, real *R) {
+FUNCTION void scaling3(const real *s, const real *z, real alpha, real *H, real *R) {
     const DualBarrier f(z, alpha);
     real zt[3], st[3], dz[3], ds[3], Hz[3];
     shadow(s, alpha, zt);

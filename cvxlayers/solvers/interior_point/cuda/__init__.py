@@ -1,0 +1,5 @@
+"""The native solver as CUDA kernels: one launch solves a batch, one thread block a problem."""
+
+from cvxlayers.solvers.interior_point.cuda.kernels import fits, solve
+
+__all__ = ["fits", "solve"]

@@ -1,0 +1,81 @@
+"""Starting the kernels: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvxlayers.array import constant, namespace
+from cvxlayers.array.cuda import Kernel, available, shared_memory
+from cvxlayers.sets import Product
+from cvxlayers.solvers.interior_point.cuda.launch import (
+    Launch,
+    Layout,
+    Shape,
+    SolveArguments,
+    layout,
+    solve_launch,
+)
+from cvxlayers.solvers.interior_point.native import Native
+from cvxlayers.solvers.interior_point.outcome import Outcome
+
+Array = Any
+
+FOLDER = Path(__file__).parent
+
+
+def fits(cone: Product, n: int, m: int, device: Any) -> bool:
+    """Whether `solve` takes programs of this shape on this PyTorch device: its cones, its size, and a compiler."""
+    rows = layout(cone)
+    launch = rows and solve_launch(rows, n, m)
+    return bool(launch) and available(device) and launch.shared_bytes <= shared_memory(device)
+
+
+def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native) -> Outcome:
+    """Minimize (1/2)x'Px + q'x subject to Ax + s = b, s in K, for a batch, where `fits`.
+
+    Contiguous float64 CUDA tensors P (B, n, n), q (B, n), A (B, m, n), b (B, m), each with B or 1 in front; what the
+    batch shares is read in place. The work is queued on the current stream; nothing waits for it.
+    """
+    rows, (m, n) = layout(cone), A.shape[-2:]
+    launch = rows and solve_launch(rows, n, m)
+    if not rows or not launch:
+        raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
+    xp, batch = namespace(P, q, A, b), max(v.shape[0] for v in (P, q, A, b))
+    kind = {"dtype": q.dtype, "device": q.device}
+    x, z, s = (xp.empty((batch, size), **kind) for size in (n, m, m))
+    residuals, workspace = xp.empty((batch, 3), **kind), xp.empty((batch * launch.workspace,), **kind)
+    status, iterations = (xp.empty((batch,), dtype=xp.int32, device=q.device) for _ in range(2))
+    if batch:
+        arguments = SolveArguments(
+            _shape(rows, batch, q, A),
+            *(v.data_ptr() for v in (P, q, A, b)),
+            *(_stride(v, batch) for v in (P, q, A, b)),
+            *(v.data_ptr() for v in (x, z, s, residuals, status, iterations, workspace)),
+            launch.workspace, settings.tol, settings.max_iter, 1,
+        )  # fmt: skip
+        _kernel("solve", launch, q.device)(batch, launch.threads, arguments)
+    return Outcome(x, z, s, status, iterations, residuals)
+
+
+def _stride(v: Array, batch: int) -> int:
+    """Numbers from one problem to the next: 0 where all share one."""
+    return 0 if v.shape[0] == 1 < batch else v[0].numel()
+
+
+def _shape(rows: Layout, batch: int, q: Array, A: Array) -> Shape:
+    tables = (constant(_table, (rows, name), q).data_ptr() for name in ("starts", "block", "alphas"))
+    counts = (rows.zeros, rows.linear, rows.round, rows.socs, rows.threes, rows.exponentials)
+    return Shape(batch, A.shape[-1], A.shape[-2], *counts, *tables)
+
+
+def _table(rows: Layout, name: str) -> np.ndarray:
+    return getattr(rows, name)
+
+
+@lru_cache(maxsize=None)
+def _kernel(name: str, launch: Launch, device: Any) -> Kernel:
+    return Kernel(FOLDER / f"{name}.cu", name, launch.macros, launch.shared_bytes, device)
