@@ -13,7 +13,7 @@ Array = Any
 
 
 def on_cpu(kernel: Callable[..., tuple], otherwise: Callable[..., tuple], *args: Array) -> tuple[Array, ...]:
-    """``kernel(*args)`` on NumPy arrays where the arguments lie on the CPU, else ``otherwise(*args)`` on them themselves.
+    """``kernel(*args)`` on NumPy arrays where the arguments lie on the CPU, else ``otherwise(*args)``.
 
     Both return a tuple of arrays of the same shapes and dtypes; ``kernel`` writes on nothing that it is handed. Not
     differentiable: call it inside a rule of `implicit`. JAX decides when it compiles for a platform; under its vmap the

@@ -68,7 +68,7 @@ class TotalVariation1D(Primitive):
 
     def _conjugate(self, x: Array, weight: Array, edge_weights: Any = None) -> Array:
         xp = namespace(x)
-        sums = _running_sums(x)
+        sums = running_sums(x)
         over = xp.abs(sums[..., :-1]) - _per_edge(self, x, weight, edge_weights)
         over = xp.concat([xp.clip(over, 0.0, None), xp.abs(sums[..., -1:])], axis=-1)
         return zero_where_small(xp.max(over, axis=-1), xp.max(xp.abs(x), axis=-1))
@@ -134,7 +134,7 @@ class Monotone(Set):
 
     def _conjugate(self, x: Array) -> Array:
         xp = namespace(x)
-        sums = _running_sums(x)
+        sums = running_sums(x)
         below = xp.clip(sums[..., :-1] if self.decreasing else -sums[..., :-1], 0.0, None)
         over = xp.concat([below, xp.abs(sums[..., -1:])], axis=-1)
         return zero_where_small(xp.max(over, axis=-1), xp.max(xp.abs(x), axis=-1))
@@ -255,6 +255,7 @@ def _per_edge(operator: Primitive, x: Array, weight: Array, edge_weights: Any) -
     return weight * edge_weights
 
 
-def _running_sums(x: Array) -> Array:
+def running_sums(x: Array) -> Array:
+    """x_1 + ... + x_i for every i, along the last axis."""
     xp = namespace(x)
     return xp.cumulative_sum(x, axis=-1) if hasattr(xp, "cumulative_sum") else xp.cumsum(x, axis=-1)
