@@ -30,6 +30,7 @@ __all__ = [
     "moreau",
     "namespace",
     "pending",
+    "prefers_products",
     "real_dtype",
     "register_pytree",
     "stop_gradient",
@@ -158,6 +159,15 @@ def pending(done: Array) -> Array | None:
     return library_of(done).pending(done)
 
 
+def prefers_products(x: Array) -> bool:
+    """Whether matrix products are far cheaper than triangular substitutions where ``x`` lives: on accelerators.
+
+    >>> prefers_products(np.ones(1))
+    False
+    """
+    return library_of(x).prefers_products(x)
+
+
 def cholesky(M: Array) -> Array:
     """The lower triangular L with L L' = M, (*batch, k, k); NaN where M is not positive definite, no exception."""
     return library_of(M).cholesky(M)
@@ -194,3 +204,8 @@ def fixed_point(step: Callable[[Array], Array], s: Array, limit: int, tol: float
     array([2.])
     """
     return library_of(s).fixed_point(step, s, limit, tol)
+
+
+def pullback(f: Callable[[Array], Array], x: Array, g: Array) -> Array:
+    """J(x)' g, the derivative of <g, f(x)> with respect to x, in PyTorch and JAX."""
+    return library_of(x).pullback(f, x, g)

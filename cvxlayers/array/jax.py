@@ -133,6 +133,10 @@ def pending(done: jax.Array) -> None:
     return None
 
 
+def prefers_products(x: jax.Array) -> bool:
+    return any(device.platform != "cpu" for device in jax.devices())
+
+
 def cholesky(M: jax.Array) -> jax.Array:
     return jax.lax.linalg.cholesky(M, symmetrize_input=False)
 
@@ -167,3 +171,9 @@ def fixed_point(step: Callable[[jax.Array], jax.Array], s: jax.Array, limit: int
         return jax.lax.custom_linear_solve(g, y, series, transpose_solve=series)
 
     return jax.lax.custom_root(lambda v: step(v) - v, jax.lax.stop_gradient(s), lambda _, v: v, solve)
+
+
+def pullback(f: Callable[[jax.Array], jax.Array], x: jax.Array, g: jax.Array) -> jax.Array:
+    y, transpose = jax.vjp(f, x)
+    # JAX pairs complex numbers without conjugation.
+    return jnp.conj(transpose(jnp.conj(jnp.asarray(g, y.dtype)))[0])

@@ -64,6 +64,10 @@ def pending(done: np.ndarray) -> np.ndarray:
     return np.flatnonzero(~done)
 
 
+def prefers_products(x: np.ndarray) -> bool:
+    return False
+
+
 def cholesky(M: np.ndarray) -> np.ndarray:
     try:
         return np.linalg.cholesky(M)
@@ -97,3 +101,7 @@ def derivative_along(f: Callable[[Any], Any], x: np.ndarray, v: np.ndarray) -> n
 
 def fixed_point(step: Callable[[np.ndarray], np.ndarray], s: np.ndarray, limit: int, tol: float) -> np.ndarray:
     return s
+
+
+def pullback(f: Callable[[np.ndarray], np.ndarray], x: np.ndarray, g: np.ndarray) -> np.ndarray:
+    raise TypeError("NumPy arrays carry no derivatives; use PyTorch or JAX.")

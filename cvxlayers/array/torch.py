@@ -240,6 +240,10 @@ def pending(done: Tensor) -> Tensor | None:
     return torch.nonzero(~done.flatten()).flatten()
 
 
+def prefers_products(x: Tensor) -> bool:
+    return x.device.type != "cpu"
+
+
 def cholesky(M: Tensor) -> Tensor:
     L, info = torch.linalg.cholesky_ex(M)
     return torch.where((info == 0)[..., None, None], L, torch.nan)
@@ -288,3 +292,13 @@ def fixed_point(step: Callable[[Tensor], Tensor], s: Tensor, limit: int, tol: fl
 
     out.register_hook(series)
     return out
+
+
+def pullback(f: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> Tensor:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = f(x)
+        if not y.requires_grad:
+            return torch.zeros_like(x)
+        (found,) = torch.autograd.grad(y, x, g.to(y.dtype), allow_unused=True)
+    return torch.zeros_like(x) if found is None else found

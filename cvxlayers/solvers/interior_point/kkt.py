@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from cvxlayers.array import cholesky, constant, namespace, triangular_solve
+from cvxlayers.array import cholesky, constant, namespace, prefers_products, triangular_inverse, triangular_solve
 from cvxlayers.solvers.interior_point.cones.product import ProductBarrier
 
 Array = Any
@@ -44,9 +44,11 @@ class NewtonSystem:
         extra = regularization * (1.0 + xp.linalg.diagonal(P))
         M = M + extra[..., None] * constant(np.eye, (P.shape[-1],), M)
         self.L = cholesky(xp.astype(M, low) if low is not None else M)
+        # A GPU multiplies in a tenth of the time of a substitution, even with the inverse to be found first.
+        self.inverse = triangular_inverse(self.L) if prefers_products(self.L) else None
         if self.E is not None:
             E = self.E if low is None else xp.astype(self.E, low)
-            self.V = triangular_solve(self.L, xp.broadcast_to(xp.matrix_transpose(E), (*M.shape[:-1], p)))
+            self.V = self._down(xp.broadcast_to(xp.matrix_transpose(E), (*M.shape[:-1], p)))
             S = xp.matrix_transpose(self.V) @ self.V
             ridge = (
                 regularization * (1.0 + xp.linalg.diagonal(S)) if low is None else 1e-7 * (1.0 + xp.linalg.diagonal(S))
@@ -85,15 +87,25 @@ class NewtonSystem:
             right = right + xp.matrix_transpose(self.E) @ re
         if self.low is not None:
             right, re = xp.astype(right, self.low), xp.astype(re, self.low)
-        y, parts = triangular_solve(self.L, right), []
+        y, parts = self._down(right), []
         if self.E is not None:
             r = xp.matrix_transpose(self.V) @ y - re
             ze = triangular_solve(self.S, triangular_solve(self.S, r), transpose=True)
             y = y - self.V @ ze
             parts.append(xp.astype(ze, dtype))
-        x = xp.astype(triangular_solve(self.L, y, transpose=True), dtype)
+        x = xp.astype(self._up(y), dtype)
         if self.G is not None:
             parts.append(self.barrier.scale_back(self.W, self.G @ x - rc))
         if not parts:
             return x, xp.zeros_like(rz)
         return x, xp.concat(parts, axis=-2) if len(parts) > 1 else parts[0]
+
+    def _down(self, V: Array) -> Array:
+        """L^-1 V."""
+        return triangular_solve(self.L, V) if self.inverse is None else self.inverse @ V
+
+    def _up(self, V: Array) -> Array:
+        """L'^-1 V."""
+        if self.inverse is None:
+            return triangular_solve(self.L, V, transpose=True)
+        return namespace(V).matrix_transpose(self.inverse) @ V
