@@ -52,12 +52,17 @@ class Iterate(NamedTuple):
     tau: Array
     kappa: Array
 
+    @property
+    def joined(self) -> Array:
+        """The point as one vector (*batch, n + 2m + 2): what the loop carries, and moves in one operation."""
+        return namespace(self.x).concat(list(self), axis=-1)
+
 
 class State(NamedTuple):
     """What the loop carries: the point, the best one so far with its largest residual, and who is done, (*batch, 1)."""
 
-    point: Iterate
-    best: Iterate
+    point: Array
+    best: Array
     merit: Array
     done: Array
     waited: Array  # rounds since the best point
@@ -100,7 +105,8 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     state = method.run(method.start(valid), settings.max_iter)
     if precision == "mixed":  # what float32 factors do not bring to an end
         state = method.run(method.resumed(state), settings.max_iter)
-    point, ray = method.unscaled(state.best, state.best.tau), method.unscaled(state.point, state.point.kappa)
+    best, last = method.split(state.best), method.split(state.point)
+    point, ray = method.unscaled(best, best.tau), method.unscaled(last, last.kappa)
     out = verdict(data, point, ray, absent, valid, state.done, state.iterations, tol)
     if not n:
         out = out._replace(x=out.x[..., :0])
@@ -116,6 +122,12 @@ class Method:
         # What turns the scaled dual and primal residuals into those of the data.
         self.dual_unit = 1.0 / (self.scaled.d * self.scaled.c)
         self.primal_unit = 1.0 / self.scaled.e
+        self.cones = _cones(barrier, self.scaled.b)
+
+    def split(self, point: Array) -> Iterate:
+        n, m = self.scaled.q.shape[-1], self.scaled.b.shape[-1]
+        ends = (0, n, n + m, n + 2 * m, n + 2 * m + 1, n + 2 * m + 2)
+        return Iterate(*(point[..., i:j] for i, j in zip(ends, ends[1:], strict=False)))
 
     def start(self, valid: Array) -> State:
         """The least-norm point moved into the cones where all of them are symmetric, else the central point."""
@@ -130,9 +142,9 @@ class Method:
             x, z = (v[..., 0] for v in system.solve(-k.q[..., None], k.b[..., None]))
             good = xp.isfinite(xp.sum(x, axis=-1, keepdims=True) + xp.sum(z, axis=-1, keepdims=True))
             x, z = xp.where(good, x, 0.0), xp.where(good, z, unit)
-            s = self._inside(-z * self._cones(z), unit)
+            s = self._inside(-z * self.cones, unit)
             z = self._inside(z, unit)
-        point = Iterate(x, s, z, one, one)
+        point = Iterate(x, s, z, one, one).joined
         none = xp.zeros_like(one)
         return State(point, point, none + float("inf"), ~(valid & (one > 0)), none, none, regularization, none)
 
@@ -152,14 +164,15 @@ class Method:
         part = copy(self)
         part.scaled = _take(self.scaled, elements)
         part.dual_unit, part.primal_unit = self.dual_unit[elements], self.primal_unit[elements]
+        part.cones = self.cones[elements]
         return part
 
     def resumed(self, state: State) -> State:
         """The state from which float64 goes on: at the best point of the elements that are not at an end."""
         xp, self.precision = namespace(state.merit), "float64"
-        ended = (state.merit <= self.tol) | self._ray(state.point) | ~xp.isfinite(state.merit)
+        ended = (state.merit <= self.tol) | self._ray(self.split(state.point)) | ~xp.isfinite(state.merit)
         none = xp.zeros_like(state.merit)
-        point = Iterate(*(xp.where(ended, v, best) for v, best in zip(state.point, state.best, strict=True)))
+        point = xp.where(ended, state.point, state.best)
         regularization = none + REGULARIZATION[self.precision]
         return state._replace(point=point, done=ended, waited=none, stuck=none, regularization=regularization)
 
@@ -169,12 +182,6 @@ class Method:
             return v
         depth = self.barrier.depth(v)
         return v + namespace(v).where(depth < 1e-4, 1.0 - depth, 0.0) * unit
-
-    def _cones(self, v: Array) -> Array:
-        """0 at the equalities, 1 at the other rows."""
-        xp, p = namespace(v), self.barrier.equalities
-        one = xp.ones_like(v)
-        return xp.concat([0.0 * one[..., :p], one[..., p:]], axis=-1) if p else one
 
     def _system(self, W: list, regularization: Array) -> NewtonSystem:
         low = namespace(regularization).float32 if self.precision == "mixed" else None
@@ -189,14 +196,15 @@ class Method:
     def round(self, state: State) -> State:
         """One iteration: measure, factor, predict, correct, step."""
         k, barrier = self.scaled, self.barrier
-        x, s, z, tau, kappa = state.point
+        point = self.split(state.point)
+        x, s, z, tau, kappa = point
         xp = namespace(x)
         # residuals
         Px, ATz, Ax = times(k.P, x), transposed_times(k.A, z), times(k.A, x)
         xPx, qx, bz = dot(x, Px), dot(k.q, x), dot(k.b, z)
         rx, rz, rtau = Px + ATz + k.q * tau, Ax + s - k.b * tau, xPx / tau + qx + bz + kappa
         mu = (dot(s, z) + tau * kappa) / (barrier.degree + 1)
-        state = self._measured(state, Px, ATz, Ax, qx, bz)
+        state = self._measured(state, point, Px, ATz, Ax, qx, bz)
         # scaling and factor
         W = barrier.scaling(s, z)
         system = self._system(W, state.regularization)
@@ -215,11 +223,11 @@ class Method:
                 top, low = refine[0] - dtau * k.q, refine[1] + dtau * k.b
                 columns = system.refined(*(v[..., None] for v in (dx, dz, top, low)))
                 dx, dz = columns[0][..., 0], columns[1][..., 0]
-            ds = (k.b * dtau - times(k.A, dx) - share * rz) * self._cones(s)
+            ds = (k.b * dtau - times(k.A, dx) - share * rz) * self.cones
             return Iterate(dx, ds, dz, dtau, -(dkappa + kappa * dtau) / tau)
 
         affine = direction(x1, z1, 1.0, kappa * tau)
-        alpha = self._step(W, state, affine, aim=float("inf"))
+        alpha = self._step(W, state, point, affine, aim=float("inf"))
         sigma = xp.where(state.stuck > 0, 1.0, (1.0 - alpha) ** 3)
         # corrector
         second = 1.0 - state.stuck  # of second order, in what the predictor would do
@@ -229,13 +237,12 @@ class Method:
         x1, z1 = system.solve(top[..., None], low[..., None])
         dkappa = kappa * tau + second * affine.kappa * affine.tau - sigma * mu
         move = direction(x1[..., 0], z1[..., 0], share, dkappa, (top, low))
-        alpha = STEP * self._step(W, state, move, aim=1.0, share=STEP)
-        new = Iterate(*(v + alpha * dv for v, dv in zip(state.point, move, strict=True)))
-        return self._moved(state, new, alpha, system.ok())
+        alpha = STEP * self._step(W, state, point, move, aim=1.0, share=STEP)
+        return self._moved(state, state.point + alpha * move.joined, alpha, system.ok())
 
-    def _measured(self, state: State, Px: Array, ATz: Array, Ax: Array, qx: Array, bz: Array) -> State:
+    def _measured(self, state: State, point: Iterate, Px: Array, ATz: Array, Ax: Array, qx: Array, bz: Array) -> State:
         """The state with the point compared with the best one, and the elements that are done."""
-        k, (x, s, z, tau, kappa) = self.scaled, state.point
+        k, (x, s, z, tau, kappa) = self.scaled, point
         xp = namespace(x)
         dual, primal, t = self.dual_unit / tau, self.primal_unit / tau, 1.0 / tau
         parts = residuals(
@@ -245,7 +252,7 @@ class Method:
         merit = xp.maximum(xp.maximum(parts[0], parts[1]), parts[2])
         better = (merit < state.merit) & ~state.done
         progress = (merit < 0.9 * state.merit) & ~state.done
-        best = Iterate(*(xp.where(better, new, old) for new, old in zip(state.point, state.best, strict=True)))
+        best = xp.where(better, state.point, state.best)
         merit = xp.where(better, merit, state.merit)
         waited = xp.where(progress, 0.0, state.waited + 1.0)
         ray = (tau < kappa) & self._proves(Px, ATz, Ax + s, qx, bz)
@@ -264,10 +271,9 @@ class Method:
         Px, ATz, moved = times(k.P, x), transposed_times(k.A, z), times(k.A, x) + s
         return (tau < kappa) & self._proves(Px, ATz, moved, dot(k.q, x), dot(k.b, z))
 
-    def _step(self, W: list, state: State, move: Iterate, aim: float, share: float = 1.0) -> Array:
+    def _step(self, W: list, state: State, point: Iterate, move: Iterate, aim: float, share: float = 1.0) -> Array:
         """The longest step up to 1 that stays inside; ``share`` of it keeps the barriers' total at most ``aim``."""
-        barrier, point = self.barrier, state.point
-        xp = namespace(point.x)
+        barrier, xp = self.barrier, namespace(point.x)
         used = xp.maximum(-move.tau / point.tau, -move.kappa / point.kappa)
         alpha = xp.minimum(inverse(used), barrier.step(W, point.s, point.z, move.s, move.z))
         alpha = xp.where(alpha < 1.0, alpha, 1.0)
@@ -289,14 +295,12 @@ class Method:
         alpha, good = iterate(BACKTRACKS, shorter, (alpha, idle | central(alpha)), lambda pair: pair[1])
         return xp.where(good, alpha, 0.0)
 
-    def _moved(self, state: State, new: Iterate, alpha: Array, factored: Array) -> State:
+    def _moved(self, state: State, new: Array, alpha: Array, factored: Array) -> State:
         """The next state: done elements stay where they are, and so do those whose factorization failed."""
         xp = namespace(alpha)
-        finite = xp.isfinite(alpha)
-        for v in new:
-            finite = finite & xp.isfinite(xp.sum(v, axis=-1, keepdims=True))
-        fine, going = finite & factored, ~state.done
-        point = Iterate(*(xp.where(going & fine, v, old) for v, old in zip(new, state.point, strict=True)))
+        fine = factored & xp.isfinite(xp.sum(new, axis=-1, keepdims=True)) & xp.isfinite(alpha)
+        going = ~state.done
+        point = xp.where(going & fine, new, state.point)
         # More regularization for the element that needs it; past 1e-3 nothing would be left of the system.
         more = xp.where(going & ~fine, 100.0 * state.regularization, state.regularization)
         short = alpha < SHORT
@@ -325,6 +329,13 @@ def _put(values: Any, elements: Array, others: Any) -> Any:
         return out
 
     return type(values)(*(replaced(v, other) for v, other in zip(values, others, strict=True)))
+
+
+def _cones(barrier: ProductBarrier, like: Array) -> Array:
+    """0 at the equalities, 1 at the other rows, (*batch, m)."""
+    xp, p = namespace(like), barrier.equalities
+    one = xp.ones_like(like)
+    return xp.concat([0.0 * one[..., :p], one[..., p:]], axis=-1) if p else one
 
 
 def _valid(v: Array, axes: int) -> Array:

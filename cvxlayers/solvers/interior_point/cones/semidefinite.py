@@ -74,8 +74,8 @@ class SemidefiniteBarrier(Barrier):
         pair = root[..., :, None] * root[..., None, :]
         dS = inverse_R @ self.cone.matrix(ds) @ xp.matrix_transpose(inverse_R) / pair
         dZ = xp.matrix_transpose(R) @ self.cone.matrix(dz) @ R / pair
-        least = xp.minimum(eigh(dS)[0][..., 0], eigh(dZ)[0][..., 0])
-        return inverse(-least)
+        least = eigh(xp.stack([dS, dZ]))[0][..., 0]
+        return inverse(-xp.min(least, axis=0))
 
     def depth(self, v: Array) -> Array:
         return eigh(self.cone.matrix(v))[0][..., 0]
