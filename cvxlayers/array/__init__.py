@@ -19,6 +19,7 @@ Array = Any
 
 __all__ = [
     "cholesky",
+    "choose",
     "constant",
     "derivative_along",
     "eigh",
@@ -147,6 +148,17 @@ def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[
     (array([8.]),)
     """
     return library_of(done(state)).iterate(limit, body, state, done)
+
+
+def choose(condition: Array, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    """``then()`` or ``otherwise()``, arrays of the same shapes, whose results agree where it matters.
+
+    Where the condition has no value to look at, under a transform or while a CUDA graph is captured: ``otherwise()``.
+
+    >>> choose(np.array(True), lambda: 1, lambda: 2)
+    1
+    """
+    return library_of(condition).choose(condition, then, otherwise)
 
 
 def pending(done: Array) -> Array | None:

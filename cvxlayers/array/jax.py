@@ -129,6 +129,10 @@ def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[
     return jax.lax.while_loop(more, lambda carry: (carry[0] + 1, body(carry[1])), (0, state))[1]
 
 
+def choose(condition: jax.Array, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    return jax.lax.cond(condition, then, otherwise)
+
+
 def pending(done: jax.Array) -> None:
     return None
 

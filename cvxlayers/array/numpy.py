@@ -60,6 +60,10 @@ def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[
     return state
 
 
+def choose(condition: Any, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    return then() if condition else otherwise()
+
+
 def pending(done: np.ndarray) -> np.ndarray:
     return np.flatnonzero(~done)
 

@@ -40,7 +40,8 @@ def to_library_of(x: Array, value: Any) -> Array:
         if value.ndim == 0:
             # Filling needs no copy from the host, which would wait for the device.
             return xp.full((), value.item(), dtype=dtype, device=device(x))
-        return xp.asarray(value, dtype=dtype, device=device(x))
+        # PyTorch takes no negative strides.
+        return xp.asarray(np.ascontiguousarray(value), dtype=dtype, device=device(x))
     if is_numpy_array(x):
         return np.asarray(value, dtype=dtype)
     return xp.astype(value, dtype, copy=False)

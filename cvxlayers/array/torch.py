@@ -234,6 +234,10 @@ def _readable(x: Tensor) -> bool:
     return False
 
 
+def choose(condition: Tensor, then: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    return then() if _readable(condition) and bool(condition) else otherwise()
+
+
 def pending(done: Tensor) -> Tensor | None:
     if torch._C._are_functorch_transforms_active() or not _readable(done):
         return None

@@ -217,7 +217,7 @@ class LeastSquaresOperator(Primitive):
         right = x
         if b is not None:
             image = namespace(b).broadcast_to(b, self.forward(0 * x).shape)
-            right = x + t * self.adjoint(image)
+            right = x + t * namespace(x).astype(self.adjoint(image), x.dtype, copy=False)
         rule = _NormalEquations(self.forward, self.adjoint, self.ndim, self.tol, self.max_iter)
         return implicit(rule, right, t, right if start is None else start)
 
@@ -246,7 +246,8 @@ class _NormalEquations:
     max_iter: int
 
     def normal(self, y: Array) -> Array:
-        return self.adjoint_map(self.forward_map(y))
+        found = self.adjoint_map(self.forward_map(y))
+        return namespace(found).astype(found, y.dtype, copy=False)
 
     def solve(self, r: Array, t: Array, start: Array) -> tuple[Array, Array, Array]:
         xp = namespace(r)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from array_api_compat import is_array_api_obj
 
-from cvxlayers.array import namespace, register_pytree, to_library_of, unify, visible
+from cvxlayers.array import namespace, real_dtype, register_pytree, stop_gradient, to_library_of, unify, visible
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.axes import consumed_axes, from_last, to_last
 
@@ -64,7 +65,8 @@ class Prox(ABC):
 
         Source: J.-J. Moreau, Proximité et dualité dans un espace hilbertien, doi 10.24033/bsmf.1625.
         """
-        x = unify(x, tau)
+        self._check_convex("conj_prox")
+        x = self._ready(x, tau)
         tau = self._per_sample("tau", tau, x, positive=True)
         step = self._over_axes(tau, x)
         return x - step * self.prox(x / step, 1 / tau)
@@ -76,14 +78,27 @@ class Prox(ABC):
         """
         raise SettingsError(f"the value of the conjugate of {self!r} has no closed form here; its prox is `conj_prox`.")
 
+    def _check_convex(self, what: str) -> None:
+        if not self.convex:
+            raise SettingsError(f"{what} needs a convex function; {self!r} is not convex.")
+
+    def _ready(self, x: Array, *values: Any) -> Array:
+        """x in the library of the values that it meets; ShapeError unless it is an array of floating-point numbers."""
+        return check_input(unify(x, *values), self, True)
+
     def _per_sample(self, name: str, value: Any, x: Array, positive: bool = False) -> Any:
-        """A parameter that has one value per sample, checked: an array like x whose shape fits the batch shape of x."""
+        """A parameter with one value per sample, checked: a number, or an array like x that fits its batch shape."""
+        if isinstance(value, Real):
+            check_range(name, value, "positive" if positive else "")
+            return value
         axes = self.axes(x)
         batch = tuple(n for k, n in enumerate(x.shape, -x.ndim) if k not in axes)
         return per_sample(name, value, x, batch, "positive" if positive else "")
 
-    def _over_axes(self, value: Array, x: Array) -> Array:
-        """A per-sample array with ones in the place of the consumed axes of x, so that it meets x."""
+    def _over_axes(self, value: Any, x: Array) -> Any:
+        """A per-sample array with ones in the place of the consumed axes of x, so that it meets x; numbers pass."""
+        if isinstance(value, Real):
+            return value
         axes = self.axes(x)
         xp = namespace(value)
         value = xp.reshape(value, (1,) * (x.ndim - len(axes) - value.ndim) + tuple(value.shape))
@@ -100,9 +115,79 @@ class Prox(ABC):
 
         return Scaled(self, factor)
 
-    # NumPy and PyTorch arrays on the left would otherwise make an array of operators.
+    # NumPy arrays on the left would otherwise make an array of operators.
     __array_ufunc__ = None
     __rmul__ = __mul__
+
+    def __add__(self, other: Any) -> Prox:
+        """``f + g``: the sum of two convex functions, whose prox is iterative (`Sum`), or closed if g is `Linear`."""
+        from cvxlayers.prox.separable import Linear, Zero
+        from cvxlayers.prox.sum import Sum
+
+        if not isinstance(other, Prox):
+            return NotImplemented
+        if isinstance(other, Zero):
+            return self
+        if isinstance(other, Linear) and isinstance(self, Primitive) and self.dim == other.dim and self.ndim == 1:
+            return self.tilt(other.slope)
+        return Sum(self, other)
+
+    def scale(self, a: Any) -> calculus.Stretched:
+        """x -> f(a x), a != 0 a number or one per sample."""
+        from cvxlayers.prox.calculus import Stretched
+
+        return Stretched(self, a)
+
+    def diagonal(self, d: Any) -> calculus.Diagonal:
+        """x -> f(d x), d != 0 an array that broadcasts against x; for sums over the entries."""
+        from cvxlayers.prox.calculus import Diagonal
+
+        return Diagonal(self, d)
+
+    def precompose(self, A: Any, adjoint: Callable[[Array], Array] | None = None, nu: Any = None) -> Prox:
+        """x -> f(A x), for A A' = nu I: a matrix along the one axis that f consumes, or a function and its adjoint."""
+        from cvxlayers.prox.calculus import Precomposed
+
+        return Precomposed(self, A, adjoint, nu)
+
+    def translate(self, b: Any) -> calculus.Translated:
+        """x -> f(x - b), b a number or an array that broadcasts against x."""
+        from cvxlayers.prox.calculus import Translated
+
+        return Translated(self, b)
+
+    def tilt(self, a: Any) -> calculus.Tilted:
+        """x -> f(x) + Re <a, x>, a a number or an array that broadcasts against x."""
+        from cvxlayers.prox.calculus import Tilted
+
+        return Tilted(self, a)
+
+    def regularize(self, rho: Any, center: Any = 0.0) -> calculus.Regularized:
+        """x -> f(x) + (rho/2) ||x - center||^2, rho >= 0 a number or one per sample."""
+        from cvxlayers.prox.calculus import Regularized
+
+        return Regularized(self, rho, center)
+
+    def conjugate(self) -> Prox:
+        """f*(y) = max_x Re <x, y> - f(x), for convex f."""
+        from cvxlayers.prox.calculus import Conjugate
+
+        return Conjugate(self)
+
+    def moreau_envelope(self, mu: Any = 1.0) -> calculus.MoreauEnvelope:
+        """x -> min_y f(y) + ||y - x||^2 / (2 mu), with its ``gradient``."""
+        from cvxlayers.prox.calculus import MoreauEnvelope
+
+        return MoreauEnvelope(self, mu)
+
+    def constant(self) -> Any:
+        """The same operator, whose weights are constants of every derivative."""
+        copy = object.__new__(type(self))
+        for name, value in vars(self).items():
+            if name in self._leaves:
+                value = value.constant() if isinstance(value, Prox) else _constant(value)
+            copy.__dict__[name] = value
+        return copy
 
 
 class Arranged(NamedTuple):
@@ -277,6 +362,13 @@ class Primitive(Prox):
         return f"{type(self).__name__}({', '.join(shown)})"
 
 
+def _constant(value: Any) -> Any:
+    """A leaf without derivatives; leaves may be tuples of operators."""
+    if isinstance(value, tuple):
+        return tuple(v.constant() if isinstance(v, Prox) else _constant(v) for v in value)
+    return stop_gradient(value) if is_array_api_obj(value) else value
+
+
 def is_integer(k: Any) -> bool:
     """An integer of Python or NumPy, not a bool."""
     return isinstance(k, (int, np.integer)) and not isinstance(k, bool)
@@ -319,6 +411,8 @@ def per_sample(label: str, value: Any, x: Array, batch: tuple[int, ...], range_:
     """``value`` as an array like x, checked to broadcast against the batch shape, and for its range."""
     check_range(label, value, range_)
     value = to_library_of(x, value)
+    if value.dtype != real_dtype(x):
+        raise SettingsError(f"{label} should be real; got {value.dtype}.")
     try:
         np.broadcast_shapes(tuple(value.shape), batch)
     except ValueError:
