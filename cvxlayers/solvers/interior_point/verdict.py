@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cvxlayers.array import namespace
+from cvxlayers.array import choose, namespace
 from cvxlayers.conic.residuals import CERTIFICATE, INACCURATE, INFINITE
 from cvxlayers.solvers.interior_point.outcome import Outcome
 from cvxlayers.status import Status
@@ -51,9 +51,12 @@ def verdict(
     Ax = xp.where(absent, 0.0, times(A, x))
     out = xp.concat(residuals(times(P, x), transposed_times(A, z), q, Ax, s, b, x, z), axis=-1)
     worst = xp.max(out, axis=-1, keepdims=True)
-    ray, bound = (ray_x, ray_z, ray_s), max(CERTIFICATE, 10.0 * tol)
-    (ray_x, ray_z, ray_s), infeasible, unbounded, rays = _certificates((P, q, A, b), ray, absent, bound)
     solved = valid & (worst <= 10.0 * tol)
+    ray, bound = (ray_x, ray_z, ray_s), max(CERTIFICATE, 10.0 * tol)
+    rest = (ray, (solved, solved), (out, out))
+    (ray_x, ray_z, ray_s), (infeasible, unbounded), rays = choose(
+        xp.all(solved), lambda: rest, lambda: _certificates((P, q, A, b), ray, absent, bound)
+    )
     infeasible, unbounded = valid & infeasible & ~solved, valid & unbounded & ~solved & ~infeasible
     near = valid & ~solved & ~infeasible & ~unbounded & (worst <= max(INACCURATE, 100.0 * tol))
     status = xp.where(ended, int(Status.NUMERICAL_ERROR), int(Status.MAX_ITERATIONS))
@@ -95,7 +98,7 @@ def _certificates(data: tuple, ray: tuple, absent: Array, bound: float) -> tuple
     curved = _ratio(times(P, x), share * times(xp.abs(P), xp.abs(x)))
     unbounded = (qx < 0) & (xp.maximum(primal, curved) <= bound)
     rays = xp.concat([nan, dual, nan], axis=-1), xp.concat([primal, curved, nan], axis=-1)
-    return (x, z, s), infeasible, unbounded, rays
+    return (x, z, s), (infeasible, unbounded), rays
 
 
 def times(M: Array, v: Array) -> Array:
