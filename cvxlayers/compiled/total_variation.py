@@ -180,8 +180,8 @@ def _solve(
 ):
     """Solve the samples start <= i < stop from the dual field p[i]; write y[i], p[i], gaps[i] and iterations[i].
 
-    ``settings``: the relative gap to reach, the most iterations, the first number of iterations between certificates, the bound
-    on ||D||^2, over-relaxation, and the lowest step and the time constant of the schedule of steps.
+    ``settings``: the relative gap to reach, the most iterations, the first number of iterations between certificates,
+    the bound on ||D||^2, over-relaxation, and the lowest step and the time constant of the schedule of steps.
     """
     tol, most, every, bound, relaxation, floor, head = settings
     kind, lines, lag = x.dtype.type, x.shape[1] // m, offsets.max() // m

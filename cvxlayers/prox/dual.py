@@ -9,9 +9,10 @@ s = soft(v, l1), and for any y
 
 a sum of nonnegative terms: no cancellation, so it can be trusted in single precision, and ||y - y*||^2 / 2 <= gap.
 
-The iteration is the over-relaxed primal-dual method with steps tau_k = floor + 2 / (k + 2), sigma_k = 1/(tau_k ||K||^2):
+The iteration is the over-relaxed primal-dual method, tau_k = floor + 2 / (k + 2), sigma_k = 1 / (tau_k ||K||^2):
 
-    y' = argmin of the problem with <K y, p> for the norms + ||y - y_k||^2 / (2 tau),  p' = proj(p + sigma K (2 y' - y)),
+    y' = argmin of the problem with <K y, p> for the norms + ||y - y_k||^2 / (2 tau),
+    p' = proj(p + sigma K (2 y' - y)),
 
 both moved on by the factor 1.9, except for the step before a certificate, after which y is sparse and p feasible.
 Every sample rests when its gap is at most tol times its primal value.
@@ -69,9 +70,10 @@ class LinearMap(Protocol):
 class DualProx:
     """The rule (x, weight, l1, start) -> (y, dual field, gap, iterations) for `implicit`.
 
-    Shapes: x (*batch, c, *entries); weight and l1 (*batch, 1, ...) meet x; start is a dual field. The derivative is the
-    implicit function theorem at the solution. Along dx the dual field keeps its direction p/weight only up to rotation
-    where a group is active (its K y is not 0), and is free where it is not, which keeps K dy = 0 there:
+    Shapes: x (*batch, c, *entries); l1 (*batch, 1, ...) meets x, weight meets a dual field, constant on each group, and
+    start is a dual field. The derivative is the implicit function theorem at the solution. Along dx, the dual field of
+    an active group (whose K y is not 0) turns, but keeps its length, and that of a group at rest is free, which keeps
+    K dy = 0 there:
 
         dy = S (dh - K'dp),  Pi K dy = W dp,  dp in range(Pi),
 
@@ -95,21 +97,20 @@ class DualProx:
         dx, dweight, dl1, _ = tangents
         # At the fixed point of the dual step with sigma = 1/||K||^2: a group is active if it lands outside its ball.
         y, p, x, weight, l1 = (once(a) for a in (y, p, x, weight, l1))
-        radius = self._over_field(weight)
         u = p + K.apply(y) / K.bound
         length = xp.sqrt(K.group_sum(u * u))
-        active = length > radius
+        active = length > weight
         n = xp.where(active, u / xp.where(length > 0, length, 1.0), xp.zeros_like(u))
-        positive = radius > 0
-        W = xp.where(active & positive, K.bound * (length - radius) / xp.where(positive, radius, 1.0), 0.0 * length)
+        positive = weight > 0
+        W = xp.where(active & positive, K.bound * (length - weight) / xp.where(positive, weight, 1.0), 0.0 * length)
         v = x - K.adjoint(p)
         size = xp.sqrt(xp.sum(v * v, axis=self._channel, keepdims=True))
         direction = v / xp.where(size > 0, size, 1.0)
         shrink = l1 / xp.where(size > 0, size, 1.0)
         support = xp.where((size > l1) | (l1 == 0), xp.ones_like(size), xp.zeros_like(size))
-        free = xp.where(positive, xp.ones_like(radius), xp.zeros_like(radius))
+        free = xp.where(positive, xp.ones_like(weight), xp.zeros_like(weight))
 
-        h = dx - K.adjoint(n * self._over_field(dweight)) - dl1 * direction
+        h = dx - K.adjoint(n * dweight) - dl1 * direction
         system = _Response(self)
         operands = (n, W + 0.0 * n, direction, shrink, support)
         b = free * system.project(K.apply(system.threshold(h, *operands[2:])), n)
@@ -119,11 +120,6 @@ class DualProx:
     @property
     def _channel(self) -> int:
         return self.K.sample_axes[0]
-
-    def _over_field(self, weight: Array) -> Array:
-        """A weight per sample that meets a field."""
-        extra = len(self.K.field_axes) - len(self.K.sample_axes)
-        return weight[(..., *(None,) * extra)] if extra else weight
 
 
 @dataclass(frozen=True)
@@ -142,17 +138,17 @@ class _Response:
         along = direction * xp.sum(direction * h, axis=self.rule._channel, keepdims=True)
         return support * (h - shrink * (h - along))
 
-    def apply(self, p: Array, n: Array, W: Array, *S: Array) -> Array:
-        K = self.rule.K
-        inside = self.threshold(K.adjoint(self.project(p, n)), *S)
-        return self.project(K.apply(inside), n) + W * p
+    def apply(self, v: Array, *operands: Array) -> Array:
+        K, (n, W, *S) = self.rule.K, operands
+        inside = self.threshold(K.adjoint(self.project(v, n)), *S)
+        return self.project(K.apply(inside), n) + W * v
 
-    def solve(self, b: Array, n: Array, W: Array, *S: Array) -> Array:
-        K, xp = self.rule.K, namespace(b)
+    def solve(self, b: Array, *operands: Array) -> Array:
+        K, W, xp = self.rule.K, operands[1], namespace(b)
         tol = float(xp.finfo(b.dtype).eps) ** 0.7
         limit = max(self.rule.limit, 100)
         return conjugate_gradients(
-            lambda p: self.apply(p, n, W, *S), b, 1.0 / (K.row_norm + W), K.field_axes, tol, limit
+            lambda v: self.apply(v, *operands), b, 1.0 / (K.row_norm + W), K.field_axes, tol, limit
         )
 
 
@@ -162,15 +158,13 @@ def minimize(
     """(y, p, relative gap, iterations) of the problem above, in array operations; gap and iterations are (*batch,)."""
     xp = namespace(x)
     channel = K.sample_axes[0]
-    extra = len(K.field_axes) - len(K.sample_axes)
-    radius = weight[(..., *(None,) * extra)] if extra else weight
 
     def norm(p: Array) -> Array:
         return xp.sqrt(K.group_sum(p * p))
 
     def project(p: Array) -> Array:
         length = norm(p)
-        return p * xp.where(length > radius, radius / xp.where(length > 0, length, 1.0), xp.ones_like(length))
+        return p * xp.where(length > weight, weight / xp.where(length > 0, length, 1.0), xp.ones_like(length))
 
     def soft(v: Array, threshold: Array) -> Array:
         size = xp.sqrt(xp.sum(v * v, axis=channel, keepdims=True))
@@ -185,7 +179,7 @@ def minimize(
         s = soft(v, l1)
         Ky = K.apply(y)
         size = xp.sqrt(xp.sum(y * y, axis=channel, keepdims=True))
-        lengths = radius * norm(Ky)
+        lengths = weight * norm(Ky)
         slack = xp.clip(lengths - K.group_sum(p * Ky), 0.0, None)
         sparse = xp.clip(l1 * size - xp.sum((v - s) * y, axis=channel, keepdims=True), 0.0, None)
         axes = K.sample_axes

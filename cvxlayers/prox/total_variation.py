@@ -126,6 +126,7 @@ class TotalVariation(Primitive):
         xp, K = namespace(x), self._map
         stacked = channels(x, K.count)
         radius, threshold = (xp.expand_dims(tau * a, axis=-1 - K.count) for a in (weight, l1))
+        field_radius = xp.expand_dims(radius, axis=-2 - K.count)
         exact = K.count == 1 and not self.periodic and stacked.shape[-2] == 1
         rule = DualProx(K, tolerance(self.tol, stacked), 0 if exact else self.max_iter, _compiled)
         if exact:
@@ -139,7 +140,7 @@ class TotalVariation(Primitive):
             # TV does not see a constant; without it, single precision has more digits for the rest.
             mean = xp.mean(stacked, axis=tuple(range(-K.count, 0)), keepdims=True)
             shift = stop_gradient(xp.where(threshold == 0, mean, xp.zeros_like(mean)))
-            y, field, gap, iterations = implicit(rule, stacked - shift, radius, threshold, stop_gradient(first))
+            y, field, gap, iterations = implicit(rule, stacked - shift, field_radius, threshold, stop_gradient(first))
             y = y + shift
         at = field.ndim - 2 - K.count
         directions = xp.permute_dims(field, (at, *(k for k in range(field.ndim) if k != at)))
@@ -150,7 +151,7 @@ class TotalVariation(Primitive):
         x, radius, threshold, y = (stop_gradient(a) for a in args)
         sums = running_sums(y - x)
         closed = namespace(x).concat([sums[..., :-1], 0 * sums[..., -1:]], axis=-1)
-        return implicit(rule, x, radius, threshold, closed[..., None, :, :])[1:]
+        return implicit(rule, x, radius[..., None, :, :], threshold, closed[..., None, :, :])[1:]
 
 
 def channels(x: Array, count: int) -> Array:
@@ -169,11 +170,11 @@ def unchannel(y: Array, like: Array, count: int) -> Array:
     return y[(..., 0, *rest)]
 
 
-def tolerance(tol: float | None, x: Array) -> float:
-    """``tol``, or what is reached in the precision of x in reasonable time."""
+def tolerance(tol: float | None, x: Array, double: float = 1e-6, single: float = 1e-5) -> float:
+    """``tol``, or the default for the precision of x."""
     if tol is not None:
         return float(tol)
-    return 1e-6 if float(namespace(x).finfo(x.dtype).eps) < 1e-10 else 1e-5
+    return double if float(namespace(x).finfo(x.dtype).eps) < 1e-10 else single
 
 
 def check_iteration(kind: str, tol: float | None, max_iter: int) -> None:
@@ -240,7 +241,7 @@ def _on_rows(
 
 @lru_cache(maxsize=64)
 def _neighbours(grid: tuple[int, ...], periodic: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How the compiled kernel finds its way: offsets between neighbours, and the lines behind and ahead, -1 for none."""
+    """Offsets between neighbours, and for every line those behind and ahead, -1 for none: the kernel's map."""
     lines = np.arange(prod(grid[:-1])).reshape(grid[:-1])
     offsets, behind, ahead = [], [], []
     for axis in range(len(grid) - 1):
