@@ -191,15 +191,38 @@ def subtract_hessian(C, turn, place, values):
 
 @inner
 def _inverted(G, turn, first, second, third, values):
-    """Put G with H^-1 = G'G, the rows of G being g1, g2, g3, where the diagonal entries of the rows show the way."""
+    """Put V with V V' = H^-1 = G'G, where the diagonal entries of the cone's rows among the values show the way.
+
+    V is G' turned by an orthogonal matrix, so that the row of the cone that is eliminated last has one entry in V, and
+    the one before two: the last one often has the most entries in A, and these shall stay in one row.
+    """
     diagonal = (first, second, third)
-    for i in range(3):
-        own = 0  # how many rows of the cone are eliminated before this one
-        for j in range(3):
-            if turn[j] < turn[i]:
-                own += 1
-        for k in range(3):
-            values[diagonal[i] - own + k] = G[3 * k + i]
+    i, j, k = 0, 1, 2
+    if turn[i] > turn[j]:
+        i, j = j, i
+    if turn[j] > turn[k]:
+        j, k = k, j
+    if turn[i] > turn[j]:
+        i, j = j, i
+    a, b, c = (G[k], G[k + 3], G[k + 6]), (G[j], G[j + 3], G[j + 6]), (G[i], G[i + 3], G[i + 6])
+    # The reflection that sends a to a multiple of (1, 0, 0)
+    length = np.sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2])
+    length = -length if a[0] > 0.0 else length
+    v = (a[0] - length, a[1], a[2])
+    factor = 2.0 / (v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
+    t = factor * (b[0] * v[0] + b[1] * v[1] + b[2] * v[2])
+    b = (b[0] - t * v[0], b[1] - t * v[1], b[2] - t * v[2])
+    t = factor * (c[0] * v[0] + c[1] * v[1] + c[2] * v[2])
+    c = (c[0] - t * v[0], c[1] - t * v[1], c[2] - t * v[2])
+    # and the rotation that then sends b to a multiple of (*, 1, 0)
+    radius = np.sqrt(b[1] * b[1] + b[2] * b[2])
+    cosine, sine = (b[1] / radius, b[2] / radius) if radius > 0.0 else (1.0, 0.0)
+    at = diagonal[i]
+    values[at], values[at + 1], values[at + 2] = c[0], cosine * c[1] + sine * c[2], cosine * c[2] - sine * c[1]
+    at = diagonal[j] - 1
+    values[at], values[at + 1], values[at + 2] = b[0], radius, 0.0
+    at = diagonal[k] - 2
+    values[at], values[at + 1], values[at + 2] = length, 0.0, 0.0
 
 
 @inner

@@ -66,6 +66,8 @@ class System(NamedTuple):
     values: np.ndarray
     v: np.ndarray
     room: np.ndarray
+    rows: np.ndarray
+    weights: np.ndarray
     rx: np.ndarray
     rz: np.ndarray
     tx: np.ndarray
@@ -102,7 +104,7 @@ def _factor(K, C):
     for k in range(K.values.size):
         K.values[k] = K.fixed[k]
     subtract_hessian(C, K.place[K.rx.size :], K.H_place, K.values)
-    factor(K.nodes, K.sign, K.values, K.room)
+    factor(K.nodes, K.sign, K.values, K.room, K.rows, K.weights)
 
 
 @inner
@@ -188,7 +190,7 @@ def _step(C, s, z, ds, dz, tau, dtau, kappa, dkappa, fraction):
     "void(f8[:,::1], f8[:,::1], f8[:,::1], f8[:,::1],"  # P, q, A, b
     " i8[::1], i8[::1], i8[::1], i8[::1],"  # patterns
     " i8[::1], i8[::1], i8[::1], i8[::1], f8[::1], i8[::1], i8[::1], i8,"  # cones
-    " i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], b1[::1],"  # supernodes
+    " i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], b1[::1],"  # supernodes
     " f8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1],"  # system
     " f8, f8, i8, i8, i8,"
     " f8[:,::1], f8[:,::1], f8[:,::1], i8[::1], i8[::1])"
@@ -197,7 +199,7 @@ def solve(
     P, q, A, b,
     P_rows, P_starts, A_rows, A_starts,
     kind, cone_start, size, order, alpha, extra, store_at, degree,
-    first, begin, rows, offset, base, shift, relative, inverted,
+    first, begin, rows, offset, base, shift, relative, tail, inverted,
     sign, place, P_place, A_place, H_place, diagonal,
     tol, goal, max_iter, start, stop,
     x_out, z_out, s_out, status, iterations,
@@ -218,11 +220,12 @@ def solve(
         kind, cone_start, size, order, alpha, extra, store_at,
         np.ones(m), np.ones(m), np.empty(store_size), np.empty(max(4 * most_order * most_order, 2 * widest)),
     )  # fmt: skip
-    nodes = Supernodes(first, begin, rows, offset, base, shift, relative, inverted)
+    nodes = Supernodes(first, begin, rows, offset, base, shift, relative, tail, inverted)
     values = offset[offset.size - 1]
     K = System(
         nodes, sign, place, P_place, A_place, H_place, diagonal, np.empty(values), np.empty(values), np.empty(N),
-        np.empty(N), np.empty(n), np.empty(m), np.empty(n), np.empty(m),
+        np.empty(N), np.empty((8, N - first[first.size - 2])), np.empty(8), np.empty(n), np.empty(m), np.empty(n),
+        np.empty(m),
     )  # fmt: skip
     d, e = np.empty(n), np.empty(m)
     x, z, s = np.empty(n), np.empty(m), np.empty(m)

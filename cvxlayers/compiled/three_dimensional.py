@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import math
 
-from cvxlayers.compiled.compiler import inner
+from cvxlayers.compiled.compiler import apart, inner
 
-EXPONENTIAL_CENTER = (-1.051383945322714, 1.258967884768947, 0.556409619469370)  # s = z = -grad f*(z)
+EXPONENTIAL_CENTER = (-1.051383945322714, 0.556409619469370, 1.258967884768947)  # s = z = -grad f*(z)
 
 _NEWTON = 30
 _CENTRAL = 1e-8  # mu times its shadow differs from one by less than this: the point counts as central
@@ -80,7 +80,7 @@ def weights(exponential, a):
     return (1.0, 0.0, 1.0) if exponential else (1.0 - a, a, 0.0)
 
 
-@inner
+@apart
 def shadow(exponential, a, x, y, z):
     """-grad f(s): the dual point that s is the image of under -grad f*; s = (x, y, z) lies inside."""
     if exponential:
@@ -157,6 +157,31 @@ def inverse_hessian(exponential, a, x, y, z, zeta):
 
 
 @inner
+def _dual_of(exponential, a, x, y, z, zeta, v):
+    """(Hess f*)^-1 v for v orthogonal to (x, y, z): of order zeta, with nothing cancelling."""
+    if exponential:
+        size = -x
+        g1, g3 = -math.log(z / size), size / z
+        u1, u3 = v[0] - g1 * v[1], v[2] - g3 * v[1]
+        factor = zeta / (zeta + 2.0 * size)
+        first, last = factor * x * x * (u1 + v[1]), factor * z * (z * u3 - size * v[1])
+        return first, zeta * zeta * v[1] - g1 * first - g3 * last, last
+    b = 1.0 - a
+    phi = zeta + z * z
+    part = zeta / phi
+    d1, d2 = 2.0 * a * phi + b * zeta, 2.0 * b * phi + a * zeta
+    bottom = phi * phi * (8.0 * a * b + (2.0 - 6.0 * a * b) * part - a * b * part * part) / (d1 * d2)
+    share = b * x * v[0] / d1 + a * y * v[1] / d2 + a * b * z * v[2] * (1.0 / d1 + 1.0 / d2)
+    last = (0.5 * v[2] - z * share) / bottom  # over zeta
+    t = -z * (0.5 * v[2] + last)
+    return (
+        zeta * x * x / d1 * (v[0] - 2.0 * a / x * t),
+        zeta * y * y / d2 * (v[1] - 2.0 * b / y * t),
+        zeta * last,
+    )
+
+
+@inner
 def _cross(a, b):
     return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
 
@@ -180,7 +205,7 @@ def _put(out, at, v, factor):
         out[at + k] = v[k] * factor
 
 
-@inner
+@apart
 def scaling(exponential, a, s_at, z_at, out):
     """Writes h1, h2, h3 (0:9), g1, g2, g3 (9:18), -grad f*(z) (18:21) and (Hess f*(z))^-1 (21:27).
 
@@ -213,7 +238,7 @@ def scaling(exponential, a, s_at, z_at, out):
     dz = (z[0] - own * p[0], z[1] - own * p[1], z[2] - own * p[2])
     delta = _dot(ds, dz)
     axis, other = _cross(z, p), _cross(s, t)
-    along, bend = _dot(axis, other), _dot(axis, _symmetric(Q, axis))
+    along, bend = _dot(axis, other), _dot(axis, _dual_of(exponential, a, z[0], z[1], z[2], zeta, axis))
     noise = _NOISE * (abs(z[0]) + abs(z[1]) + (0.0 if exponential else z[2] * z[2])) * abs(inverse)
     if own * own_shadow - 1.0 > _CENTRAL + noise and delta > 0.0 and bend > 0.0 and along != 0.0:
         root = 1.0 / math.sqrt(delta)
@@ -228,19 +253,19 @@ def scaling(exponential, a, s_at, z_at, out):
         second = _cross(
             z, (1.0 if x <= y and x <= w else 0.0, 1.0 if y < x and y <= w else 0.0, 1.0 if w < x and w < y else 0.0)
         )
-        dual = _symmetric(Q, second)
+        dual = _dual_of(exponential, a, z[0], z[1], z[2], zeta, second)
         bend = _dot(second, dual)
         root = math.sqrt(own / bend)
         _put(out, 3, second, root)
         _put(out, 12, dual, root / own)
         third_one = _cross(z, dual)
-        dual = _symmetric(Q, third_one)
+        dual = _dual_of(exponential, a, z[0], z[1], z[2], zeta, third_one)
         root = math.sqrt(own / _dot(third_one, dual))
         _put(out, 6, third_one, root)
         _put(out, 15, dual, root / own)
 
 
-@inner
+@apart
 def corrector(exponential, a, z, dz, ds, H):
     """-(1/2) D3 f*(z)[dz, Hess f*(z)^-1 ds], where H[21:27] holds the inverse of Hess f*(z)."""
     v0, v1, v2 = _symmetric((H[21], H[22], H[23], H[24], H[25], H[26]), ds)

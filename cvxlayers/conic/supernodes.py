@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 _FILL = 0.3  # the share of zeros that two supernodes may bring in to become one
 _SMALL = 24  # as many zeros are no matter
+_GOOD_PART = 0.3
 _WIDE = 32  # the most columns joined that have nothing in common but their rows
 
 
@@ -85,6 +86,14 @@ class SupernodalStructure:
                 a = stop
         self.relative = np.concatenate(relative) if relative else np.zeros(0, np.int64)
         self._lists, self._lengths = lists, lengths
+        # Rows of the last supernode that a narrow one contributes to, if they are a good part of it.
+        self.tail = lengths.copy()
+        if count:
+            width = int(widths[-1])
+            for j in np.flatnonzero((widths[:-1] == 1) | self.inverted[:-1]):
+                there = int(np.searchsorted(lists[j], self.first[-2]))
+                if len(lists[j]) - there >= _GOOD_PART * width:
+                    self.tail[j] = there
         rest = np.concatenate([np.arange(n, n - w, -1) for n, w in zip(lengths, widths, strict=True)] or [[0.0]])
         self.work = float((rest * (rest + 1) / 2.0).sum())
 

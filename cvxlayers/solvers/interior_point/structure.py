@@ -167,7 +167,7 @@ class Structure:
         arrays = (
             *(np.asarray(v, np.int64) for v in (P.rows, P.indptr, A.rows, A.indptr)),
             *(self.kind, self.start, self.size, self.cone_order, self.alpha, self.extra, self.store, self.degree),
-            *(p.first, p.begin, p.rows, p.offset, p.base, p.shift, p.relative, p.inverted),
+            *(p.first, p.begin, p.rows, p.offset, p.base, p.shift, p.relative, p.tail, p.inverted),
             *(self.sign[p.order], p.place, self.P_place, self.A_place, self.H_place, self.diagonal),
         )
         return tuple(np.ascontiguousarray(v) if isinstance(v, np.ndarray) else v for v in arrays)
