@@ -16,8 +16,10 @@ from __future__ import annotations
 from copy import copy
 from typing import Any, NamedTuple
 
-from cvxlayers.array import iterate, namespace, pending
-from cvxlayers.conic.residuals import ABSENT
+import numpy as np
+
+from cvxlayers.array import iterate, namespace, pending, stop_gradient
+from cvxlayers.conic.residuals import ABSENT, INFINITE
 from cvxlayers.sets import Nonnegative, Product
 from cvxlayers.solvers.interior_point.cones.barrier import inverse
 from cvxlayers.solvers.interior_point.cones.nonnegative import NonnegativeBarrier
@@ -33,11 +35,12 @@ Array = Any
 STEP = 0.99  # share of the longest step that is taken
 SHRINK = 0.8  # factor of the backtracking for cones without a closed form
 BACKTRACKS = 40
+FAR = 1e4  # size of a starting point, relative to the scaled data, that is of no use
 SHORT = 0.1  # a step that calls for centering
 # By precision: rounds without a better point after which an element is given up; the scaled residual at which a ray
 # counts as a certificate while the loop runs; what is added to the factorized matrix; how often a step is refined.
 PATIENCE = {"float64": 12, "mixed": 2, "float32": 12}
-PROOF = {"float64": 1e-9, "mixed": 1e-9, "float32": 1e-5}
+PROOF = {"float64": 1e-9, "mixed": 1e-9, "float32": 5e-5}
 REGULARIZATION = {"float64": 1e-12, "mixed": 1e-6, "float32": 1e-6}
 REFINEMENTS = {"float64": 2, "mixed": 6, "float32": 2}
 FLOAT32_TOL = 1e-5
@@ -85,16 +88,22 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     >>> (out.x.round(6) + 0.0).tolist(), int(out.status)
     ([0.0, 2.0], 0)
     """
+    P, q, A, b = (stop_gradient(v) for v in (P, q, A, b))
+    with np.errstate(all="ignore"):  # the branches that `where` throws away may divide by zero or overflow
+        return _solve(cone, P, q, A, b, settings)
+
+
+def _solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native) -> Outcome:
     xp = namespace(P, q, A, b)
     n, m = q.shape[-1], b.shape[-1]
     if settings.precision == "float32" and q.dtype != xp.float32:
-        out = solve(cone, *(xp.astype(v, xp.float32) for v in (P, q, A, b)), settings)
+        out = _solve(cone, *(xp.astype(v, xp.float32) for v in (P, q, A, b)), settings)
         return Outcome(*(v if v.ndim < out.x.ndim else xp.astype(v, q.dtype) for v in out))
     if not n:  # a variable that does nothing
         q = xp.zeros_like(b[..., :1]) if m else xp.zeros_like(xp.sum(b, axis=-1, keepdims=True))
         P, A = xp.ones_like(q)[..., None], xp.zeros_like(b)[..., None]
-    if not m:  # a constraint that says nothing
-        A, b, cone = xp.zeros_like(q)[..., None, :], xp.ones_like(q[..., :1]), Product((Nonnegative(1),))
+    if not m:  # a constraint that is not there
+        A, b, cone = xp.zeros_like(q)[..., None, :], xp.zeros_like(q[..., :1]) + INFINITE, Product((Nonnegative(1),))
     barrier = ProductBarrier(cone)
     valid, absent = _valid(P, 2) & _valid(q, 1) & _valid(A, 2), _absent(barrier, b)
     valid = valid & xp.all(xp.isfinite(b) | absent, axis=-1, keepdims=True)
@@ -140,7 +149,8 @@ class Method:
         if barrier.symmetric:
             system = self._system(barrier.scaling(unit, unit), regularization)
             x, z = (v[..., 0] for v in system.solve(-k.q[..., None], k.b[..., None]))
-            good = xp.isfinite(xp.sum(x, axis=-1, keepdims=True) + xp.sum(z, axis=-1, keepdims=True))
+            # A singular system has a solution of the size of 1/regularization.
+            good = norm(x) + norm(z) < FAR * (1.0 + norm(k.q) + norm(k.b))
             x, z = xp.where(good, x, 0.0), xp.where(good, z, unit)
             s = self._inside(-z * self.cones, unit)
             z = self._inside(z, unit)
@@ -307,7 +317,7 @@ class Method:
         return state._replace(
             point=point,
             done=state.done | (more > 1e-3) | (fine & (state.stuck > 0) & (alpha < SHORT**3)),
-            stuck=xp.where(fine & short, 1.0, 0.0),
+            stuck=xp.where(fine & short, xp.ones_like(alpha), 0.0),
             regularization=more,
             iterations=xp.where(going, state.iterations + 1.0, state.iterations),
         )
