@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from cvxlayers.array import namespace
-from cvxlayers.sets.root import increasing_root
 from cvxlayers.solvers.interior_point.cones.three_dimensional import ThreeDimensionalBarrier, matrix, unit
 
 Array = Any
@@ -17,7 +16,7 @@ class PowerBarrier(ThreeDimensionalBarrier):
 
     Its conjugate F: grad F(s) = -z~ with grad F*(z~) = -s. With t = phi/(phi - z~_2^2) > 1 the equations of the
     gradient read z~_0 = (2 a t + 1 - a)/s_0, z~_1 = (2 (1 - a) t + a)/s_1, z~_2 = -2 (t - 1)/s_2, and the definition
-    of phi is one equation for log(t - 1).
+    of phi is one equation for t.
 
     Source: for the barrier, P. R. Chares, Cones and interior-point algorithms for structured convex optimization
     involving powers and exponentials, PhD thesis, Louvain, 2009.
@@ -29,33 +28,35 @@ class PowerBarrier(ThreeDimensionalBarrier):
     def unit(self, like: Array) -> Array:
         return unit((math.sqrt(1.0 + self.alpha), math.sqrt(1.0 + self.beta), 0.0), like)
 
-    def _conjugate(self, s: Array) -> tuple[Array, Array]:
-        """z~, and the gap log phi(s)/s_2^2-like measure of how far inside s is: z~ (*batch, count, 3), t."""
+    def _conjugate(self, s: Array) -> Array:
+        """z~, (*batch, count, 3).
+
+        With w = 1/t, the equation is log(1 - w) = h(w) - gap, h(w) = 2a log(1 + b w/(2a)) + 2b log(1 + a w/(2b)) and
+        gap = log(s_0^(2a) s_1^(2b)/s_2^2) > 0: concave and decreasing in w, so Newton's method converges monotonically
+        from the right, where h = 0 puts its start.
+        """
         xp = namespace(s)
         a, b = self.alpha, self.beta
-        x, y, z = s[..., 0], s[..., 1], xp.abs(s[..., 2])
-        tiny = float(xp.finfo(s.dtype).smallest_normal) ** 0.25
-        some = z > tiny * (x + y)
-        z = xp.where(some, z, 1.0)
-        x_, y_ = xp.where(some, x, 2.0), xp.where(some, y, 2.0)
-        shift = 2.0 * (xp.log(z) - a * xp.log(a * x_) - b * xp.log(b * y_)) - math.log(4.0)
+        x, y, size = s[..., 0], s[..., 1], xp.abs(s[..., 2])
+        some = size > 0
+        gap = 2.0 * (a * xp.log(x) + b * xp.log(y) - xp.log(xp.where(some, size, 1.0)))
 
-        def equation(r: Array) -> tuple[Array, Array]:  # in r = log(t - 1), increasing
-            e = xp.exp(r)
-            t = 1.0 + e
-            left, right = 2.0 * a * t + b, 2.0 * b * t + a
-            value = xp.log(t) + r - 2.0 * a * xp.log(left) - 2.0 * b * xp.log(right) - shift
-            return value, e / t + 1.0 - 4.0 * (a * a / left + b * b / right) * e
+        def curve(w: Array) -> Array:
+            return 2.0 * (a * xp.log1p(b / (2.0 * a) * w) + b * xp.log1p(a / (2.0 * b) * w))
 
-        r = increasing_root(equation, xp.zeros_like(x) + 80.0, 30)
-        e = xp.where(some, xp.exp(r), 0.0)
-        t = 1.0 + e
-        first, second = (2.0 * a * t + b) / x, (2.0 * b * t + a) / y
-        third = xp.where(some, -2.0 * e / z, 0.0) * xp.where(s[..., 2] < 0, -1.0, 1.0)
-        return xp.stack([first, second, third], axis=-1), t
+        w = -xp.expm1(-gap)
+        for _ in range(6):
+            value = xp.log1p(-w) - curve(w) + gap
+            slope = 1.0 / (1.0 - w) + b / (1.0 + b / (2.0 * a) * w) + a / (1.0 + a / (2.0 * b) * w)
+            w = w + xp.where(w < 1.0, value / slope, 0.0)
+        v = xp.exp(curve(w) - gap)  # 1 - w, accurate where it is small
+        t = 1.0 / w
+        third = xp.where(some, -2.0 * v * t / xp.where(some, s[..., 2], 1.0), 0.0)
+        t = xp.where(some, t, 1.0)
+        return xp.stack([(2.0 * a * t + b) / x, (2.0 * b * t + a) / y, third], axis=-1)
 
     def _gradient_primal(self, s: Array) -> Array:
-        return -self._conjugate(s)[0]
+        return -self._conjugate(s)
 
     def _psi(self, z: Array) -> tuple[Array, ...]:
         """phi, psi = phi - z_2^2 without cancellation, and the first derivatives of psi."""
@@ -137,5 +138,5 @@ class PowerBarrier(ThreeDimensionalBarrier):
         safe = xp.where(inside[..., None], s, self.unit(s))
         inside = inside & (a * xp.log(safe[..., 0]) + b * xp.log(safe[..., 1]) > xp.log(xp.abs(safe[..., 2])))
         safe = xp.where(inside[..., None], s, self.unit(s))
-        total = self._barrier_dual(z) - self._barrier_dual(self._conjugate(safe)[0]) - 3.0
+        total = self._barrier_dual(z) - self._barrier_dual(self._conjugate(safe)) - 3.0
         return xp.where(inside, total, float("inf"))
