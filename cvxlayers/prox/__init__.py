@@ -17,6 +17,7 @@ from cvxlayers.prox.calculus import (
 )
 from cvxlayers.prox.check import CheckFailed, check_prox
 from cvxlayers.prox.distance import Distance, SquaredDistance
+from cvxlayers.prox.epigraph import NormEpigraph
 from cvxlayers.prox.fidelity import LeastSquares, LeastSquaresOperator, Quadratic
 from cvxlayers.prox.graph_net import GraphNet
 from cvxlayers.prox.groups import L21, GroupLasso
@@ -27,6 +28,7 @@ from cvxlayers.prox.norms import L2, SLOPE, HuberNorm, L1MinusL2, LInfinity, Max
 from cvxlayers.prox.one_dimensional import FusedLasso, Monotone, TotalVariation1D, isotonic_regression
 from cvxlayers.prox.operator import Primitive, Prox
 from cvxlayers.prox.overlapping_groups import OverlappingGroupLasso
+from cvxlayers.prox.polyhedron import Polyhedron
 from cvxlayers.prox.separable import L1, ElasticNet, Huber, Linear, NonnegativeL1, Quantile, Ridge, Zero
 from cvxlayers.prox.simplex import CappedSimplex, Simplex, SparseSimplex
 from cvxlayers.prox.sparse import GroupL0Ball, L0Ball
@@ -35,10 +37,12 @@ from cvxlayers.prox.spectral_functions import Eigenvalues, SingularValues
 from cvxlayers.prox.spectral_sets import NuclearBall, RankBall, SpectralBall, Stiefel
 from cvxlayers.prox.sum import Separable, Sum
 from cvxlayers.prox.total_variation import TotalVariation
+from cvxlayers.prox.transport import Birkhoff, TransportPolytope
 from cvxlayers.prox.wrap import Wrapped
 
 __all__ = [
     "AffineSet",
+    "Birkhoff",
     "Box",
     "CappedSimplex",
     "CheckFailed",
@@ -84,11 +88,13 @@ __all__ = [
     "Monotone",
     "MoreauEnvelope",
     "NonnegativeL1",
+    "NormEpigraph",
     "NuclearBall",
     "NuclearNorm",
     "Orthant",
     "OverlappingGroupLasso",
     "Poisson",
+    "Polyhedron",
     "Precomposed",
     "Primitive",
     "Prox",
@@ -118,6 +124,7 @@ __all__ = [
     "TotalVariation",
     "TotalVariation1D",
     "Translated",
+    "TransportPolytope",
     "TruncatedQuadratic",
     "WeightedNuclearNorm",
     "Wrapped",

@@ -65,6 +65,6 @@ def norm(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     scale = xp.max(xp.abs(stop_gradient(x)), axis=axes, keepdims=True)
     scale = xp.where((scale > 0) & xp.isfinite(scale), scale, 1.0)
     total = xp.sum(square(x / scale), axis=axes, keepdims=True)
-    some = total > 0
+    some = total != 0
     size = xp.where(some, xp.sqrt(xp.where(some, total, 1.0)), 0.0) * scale
     return size if keepdims else xp.squeeze(size, axis=axes)

@@ -11,11 +11,14 @@ import numpy as np
 from cvxlayers.prox.affine import AffineSet, Halfspace, Hyperplane, Slab
 from cvxlayers.prox.balls import L1Ball, L1Sphere, L2Ball, L2Sphere
 from cvxlayers.prox.box import Box, LInfinityBall, Orthant
+from cvxlayers.prox.epigraph import NormEpigraph
 from cvxlayers.prox.operator import Prox
+from cvxlayers.prox.polyhedron import Polyhedron
 from cvxlayers.prox.simplex import CappedSimplex, Simplex, SparseSimplex
 from cvxlayers.prox.sparse import GroupL0Ball, L0Ball
 from cvxlayers.prox.spectral_functions import Eigenvalues, SingularValues
 from cvxlayers.prox.spectral_sets import NuclearBall, RankBall, SpectralBall, Stiefel
+from cvxlayers.prox.transport import TransportPolytope
 
 
 class Case(NamedTuple):
@@ -28,8 +31,7 @@ class Case(NamedTuple):
     parameters: tuple = ()
     bounded: bool = True
     complex: bool = False
-    smooth: bool = True
-    """Whether random points have a derivative with respect to the parameters that finite differences can see."""
+    iterative: bool = False
 
     @property
     def operator(self) -> Prox:
@@ -40,6 +42,9 @@ NORMAL = np.array([1.0, -2.0, 0.5, 0.3])
 WEIGHTS = np.array([1.0, 0.5, 2.0, 0.7])
 A = np.array([[1.0, 2.0, -1.0, 0.5], [0.0, 1.0, 1.0, -1.0]])
 B = np.array([0.5, -0.2])
+G = np.concatenate([np.eye(4), -np.eye(4), [[1.0, 1.0, 0.3, -0.4]]])
+H = np.array([0.3, 0.5, 0.4, 0.2, 0.3, 0.5, 0.4, 0.2, 0.35])
+SUMS = np.array([0.2, 0.5, 0.3])
 
 VECTORS = [
     Case("box", Box, (4,), lambda x: [x >= -0.5, x <= 0.3], (-0.5, 0.3)),
@@ -71,6 +76,19 @@ VECTORS = [
     Case("slab", Slab, (4,), lambda x: [NORMAL @ x <= 0.2, NORMAL @ x >= -0.1], (NORMAL, -0.1, 0.2), bounded=False),
     Case("affine set", AffineSet, (4,), lambda x: [A @ x == B], (A, B), bounded=False),
     Case("affine set, factored", lambda: AffineSet(A, B).factor(), (4,), lambda x: [A @ x == B], bounded=False),
+    Case("L1 epigraph", lambda: NormEpigraph("l1"), (4,), lambda x: [cp.norm1(x[1:]) <= x[0]], bounded=False),
+    Case("L2 epigraph", lambda: NormEpigraph("l2"), (4,), lambda x: [cp.norm2(x[1:]) <= x[0]], bounded=False),
+    Case(
+        "infinity epigraph", lambda: NormEpigraph("linf"), (4,), lambda x: [cp.norm_inf(x[1:]) <= x[0]], bounded=False
+    ),
+    Case(
+        "polyhedron",
+        Polyhedron,
+        (4,),
+        lambda x: [G @ x <= H, A @ x == B],
+        (G, H, A, B),
+        iterative=True,
+    ),
     Case("L1 sphere", L1Sphere, (4,), None, (1.1,), complex=True),
     Case("L2 sphere", L2Sphere, (4,), None, (1.1,), complex=True),
     Case("L0 ball", lambda: L0Ball(2), (4,), None, bounded=False, complex=True),
@@ -87,6 +105,14 @@ MATRICES = [
     ),
     Case("semidefinite", lambda: Eigenvalues(Orthant()), (3, 3), lambda x: [x >> 0], bounded=False, complex=True),
     Case("density", lambda: Eigenvalues(Simplex()), (3, 3), lambda x: [x >> 0, cp.trace(x) == 1], complex=True),
+    Case(
+        "transport",
+        lambda sums: TransportPolytope(sums, sums),
+        (3, 3),
+        lambda x: [x >= 0, cp.sum(x, axis=0) == SUMS, cp.sum(x, axis=1) == SUMS],
+        (SUMS,),
+        iterative=True,
+    ),
     Case("rank", lambda: RankBall(1), (3, 2), None, bounded=False, complex=True),
     Case("Stiefel", Stiefel, (3, 2), None, complex=True),
 ]

@@ -14,10 +14,13 @@ from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.affine import AffineSet, Halfspace, Hyperplane, Slab
 from cvxlayers.prox.balls import L1Ball, L1Sphere, L2Ball, L2Sphere
 from cvxlayers.prox.box import Box, LInfinityBall, Orthant
+from cvxlayers.prox.epigraph import NormEpigraph
+from cvxlayers.prox.polyhedron import Polyhedron
 from cvxlayers.prox.simplex import CappedSimplex, Simplex, SparseSimplex
 from cvxlayers.prox.sparse import GroupL0Ball, L0Ball
 from cvxlayers.prox.spectral_functions import Eigenvalues
 from cvxlayers.prox.spectral_sets import NuclearBall, RankBall
+from cvxlayers.prox.transport import Birkhoff, TransportPolytope
 from tests import checks
 from tests.prox.projections import CASES, WEIGHTS, Case, points
 
@@ -65,7 +68,7 @@ def test_membership(case):
     assert np.all((f(x) == 0) | (f(x) == np.inf))
     close(f.prox(y), y, 1e-9)
     close(f.prox(x, 7.3), y, 0)
-    for radius in (1e-100, 1e100):
+    for radius in (1e-100, 1e100) if not case.iterative else ():
         assert np.all(np.isfinite(f.prox(radius * x)))
 
 
@@ -78,7 +81,7 @@ def test_firmly_nonexpansive(case):
     assert np.all(np.sum((p - q) ** 2, axes) <= np.sum((p - q) * (x - y), axes) + 1e-10)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.bounded], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [c for c in CASES if c.bounded and not c.iterative], ids=lambda case: case.name)
 def test_support_function(case):
     """sup over C of <y, x> is attained at the limit of the projections of t y."""
     f, y = case.operator, inputs(case, 8, seed=3)
@@ -194,6 +197,73 @@ def test_complex(case):
     assert torch.autograd.gradcheck(f.prox, (t,), atol=1e-6)
     zero = torch.zeros(case.shape, dtype=torch.complex128, requires_grad=True)
     assert torch.isfinite(torch.view_as_real(torch.autograd.grad(f.prox(zero).abs().sum(), zero)[0])).all()
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.iterative], ids=lambda case: case.name)
+def test_certificate(case):
+    """The gap and the violation are at rounding level, and bound the error of a point that is not the projection."""
+    x = points(case, 20)
+    for library in (np.asarray, torch.tensor):
+        y, info = case.operator.project(library(x), return_info=True)
+        assert info.gap.shape == info.violation.shape == (20,)
+        assert np.all(np.asarray(info.gap) < 1e-10) and np.all(np.asarray(info.violation) < 1e-13)
+        assert 1 <= np.max(np.asarray(info.iterations)) < 40
+    close(y, case.operator.project(x), 1e-10)
+
+
+def test_polyhedron_at_degenerate_faces():
+    """Redundant rows, a vertex of too many facets, a slab of no thickness, a row of zeros."""
+    square = np.concatenate([np.eye(2), -np.eye(2)])
+    more = np.concatenate([square, square, [[1.0, 1.0], [0.0, 0.0]]])
+    x = np.array([[3.0, 2.0], [3.0, -0.5], [0.1, 0.2], [1.0, 1.0], [-4.0, 1.0]])
+    clipped = np.clip(x, -1, 1)
+    close(Polyhedron(square, np.ones(4)).project(x), clipped, 1e-9)
+    close(Polyhedron(more, np.array([1.0] * 8 + [2.0, 0.0])).project(x), clipped, 1e-9)
+    flat = Polyhedron(np.array([[1.0, 1.0], [-1.0, -1.0]]), np.array([1.0, -1.0]))
+    close(flat.project(x), Hyperplane(np.ones(2), 1.0).project(x), 1e-7)
+    J = torch.autograd.functional.jacobian(
+        Polyhedron(more, np.array([1.0] * 8 + [2.0, 0.0])).project, torch.tensor([3.0, 2.0], dtype=torch.float64)
+    )
+    close(J, np.zeros((2, 2)), 1e-9)
+
+
+def test_empty_sets_are_not_a_number():
+    f = Polyhedron(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.array([-1.0, -1.0]))
+    y, info = f.project(np.zeros(2), return_info=True)
+    assert np.isnan(y).all() and info.violation > 0.1
+
+
+def test_transport_plans_of_all_scales():
+    rng = np.random.default_rng(18)
+    rows, columns = rng.uniform(0.1, 1, 6), rng.uniform(0.1, 1, 8)
+    rows, columns = rows / rows.sum(), columns / columns.sum()
+    rows[0], rows[1] = 0, rows[0] + rows[1]
+    f = TransportPolytope(rows, columns)
+    plan = np.outer(rows, columns)
+    for scale in (1e-3, 1.0, 100.0):
+        x = scale * rng.standard_normal((3, 6, 8))
+        y = f.project(x)
+        assert np.all(f(y) == 0) and np.all(np.abs(y[:, 0]) < 1e-12)
+        # Nearer than any other plan: the variational inequality, at the vertices that a greedy filling finds.
+        for order in (1, -1):
+            left, right, vertex = rows.copy(), columns.copy(), np.zeros_like(plan)
+            for i, j in itertools.product(range(6), range(8)[::order]):
+                vertex[i, j] = min(left[i], right[j])
+                left[i] -= vertex[i, j]
+                right[j] -= vertex[i, j]
+            assert np.all(np.sum((x - y) * (vertex - y), axis=(1, 2)) <= 1e-9 * scale)
+
+
+def test_doubly_stochastic_matrices():
+    x = np.random.default_rng(19).standard_normal((4, 5, 5)) * np.array([0.1, 1, 10, 100])[:, None, None]
+    y, info = Birkhoff().project(x, return_info=True)
+    close(y, TransportPolytope(np.ones(5), np.ones(5)).project(x))
+    close(y.sum(-1), np.ones((4, 5)))
+    close(y.sum(-2), np.ones((4, 5)))
+    assert y.min() >= 0 and np.all(info.violation < 1e-13)
+    best = max(itertools.permutations(range(5)), key=lambda p: x[3][np.arange(5), p].sum())
+    far = Birkhoff().project(1e4 * x[3])
+    close(far, np.eye(5)[list(best)], 1e-7)
 
 
 def test_nonconvex_sets_by_search():
@@ -354,6 +424,9 @@ def test_not_a_number_stays_in_its_row():
         (lambda: Box(1.0, 0.0), "lower of Box"),
         (lambda: Box(np.zeros(3), np.array([1.0, -1.0, 1.0])), "lower of Box"),
         (lambda: Slab(np.ones(2), 1.0, 0.0), "lower of Slab"),
+        (lambda: NormEpigraph("l3"), "norm of NormEpigraph"),
+        (lambda: TransportPolytope(np.ones(2), np.ones(3)), "rows and columns of TransportPolytope"),
+        (lambda: TransportPolytope(-np.ones(2), -np.ones(2)), "rows of TransportPolytope"),
         (lambda: Orthant(2.0), "sign of Orthant"),
         (lambda: Hyperplane(np.zeros(3)), "normal of Hyperplane"),
         (lambda: Halfspace(np.zeros(3)), "normal of Halfspace"),
@@ -376,6 +449,12 @@ def test_bad_settings(make, message):
         (lambda: AffineSet(np.ones((2, 3)), np.ones(3)), "A and b of AffineSet"),
         (lambda: AffineSet(np.ones((2, 3)), np.ones(2)).project(np.zeros(4)), "A of AffineSet"),
         (lambda: NuclearBall().project(np.zeros(4)), "dim"),
+        (lambda: Polyhedron(np.ones((2, 3)), np.ones(3)), "G and h of Polyhedron"),
+        (lambda: Polyhedron(np.ones((2, 3)), np.ones(2), np.ones((1, 3))), "A and b of Polyhedron"),
+        (lambda: Polyhedron(np.ones((2, 3)), np.ones(2)).project(np.ones(4)), "G of Polyhedron"),
+        (lambda: Birkhoff().project(np.ones((2, 3))), "square"),
+        (lambda: TransportPolytope(np.ones(2), np.ones(2)).project(np.ones((2, 3))), "columns of TransportPolytope"),
+        (lambda: Eigenvalues(Simplex()).prox(np.ones((2, 3))), "square"),
     ],
 )
 def test_bad_shapes(make, message):
