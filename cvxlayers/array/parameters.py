@@ -10,6 +10,7 @@ import numpy as np
 from array_api_compat import device, is_array_api_obj, is_numpy_array
 
 from cvxlayers.array.library import library_of, namespace
+from cvxlayers.errors import ShapeError
 
 Array = Any
 
@@ -27,6 +28,7 @@ def to_library_of(x: Array, value: Any) -> Array:
     """``value``, a number or an array of NumPy or of the library of ``x``, in that library and on the device of ``x``.
 
     The dtype is the real one of the precision of x, or that of x for a complex value. Differentiable in ``value``.
+    Raises ShapeError for a complex value and a real x.
 
     >>> to_library_of(np.ones(3, dtype=np.float32), 2)
     array(2., dtype=float32)
@@ -34,7 +36,9 @@ def to_library_of(x: Array, value: Any) -> Array:
     xp = namespace(x)
     if isinstance(value, Number) or isinstance(value, (list, tuple)):
         value = np.asarray(value)
-    complex_value = xp.isdtype(x.dtype, "complex floating") and "complex" in str(value.dtype)
+    complex_value = "complex" in str(value.dtype)
+    if complex_value and not xp.isdtype(x.dtype, "complex floating"):
+        raise ShapeError(f"complex parameters need a complex x; got {value.dtype} with {x.dtype}. Convert x.")
     dtype = x.dtype if complex_value else real_dtype(x)
     if is_numpy_array(value) and not is_numpy_array(x):
         if value.ndim == 0:

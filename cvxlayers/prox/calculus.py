@@ -85,8 +85,8 @@ class Stretched(Derived):
 
     >>> import numpy as np
     >>> from cvxlayers.prox import L1
-    >>> L1().scale(-2.0).prox(np.array([3.0, -1.0]))
-    array([1., 0.])
+    >>> L1().scale(-2.0).prox(np.array([3.0, -4.0]))
+    array([ 1., -2.])
     """
 
     a: Any

@@ -21,10 +21,10 @@ class Quadratic(Primitive):
     """f(x) = weight (x'P x / 2 + q'x), P symmetric positive semidefinite; prox solves (I + t P) y = x - t q.
 
     ``P`` is an array (n, n), or (*batch, n, n) with one matrix per sample, ``q`` is None for 0, or (n,), or
-    (*batch, n); t = tau weight. A P whose values can be seen and that carries no derivatives is factored once, for every
-    later call and every tau; else the system is solved in every call, and P has derivatives too. Real x, (*batch, n) to
-    values (*batch,). Raises ShapeError for a P that is not square, SettingsError for one that is seen not to be symmetric
-    positive semidefinite.
+    (*batch, n); t = tau weight. A P whose values can be seen and that carries no derivatives is factored once, for
+    every later call and every tau; else the system is solved in every call, and P has derivatives too. Real x,
+    (*batch, n) to values (*batch,). Raises ShapeError for a P that is not square, SettingsError for one that is seen
+    not to be symmetric positive semidefinite.
 
     >>> import numpy as np
     >>> Quadratic(np.diag([1.0, 3.0]), q=np.array([0.0, -1.0])).prox(np.array([2.0, 3.0]))
@@ -307,6 +307,9 @@ def check_columns(label: str, matrix: Array, x: Array) -> None:
 
 def apply(matrix: Array, x: Array) -> Array:
     """matrix @ x for (..., m, n) and (*batch, n), which broadcast."""
+    xp = namespace(matrix)
+    dtype = xp.result_type(matrix.dtype, x.dtype)
+    matrix, x = (xp.astype(v, dtype, copy=False) for v in (matrix, x))
     if matrix.ndim == 2:
         return x @ namespace(matrix).matrix_transpose(matrix)
     return (matrix @ x[..., None])[..., 0]

@@ -50,7 +50,7 @@ class Sum(Prox):
     >>> import numpy as np
     >>> from cvxlayers.prox import L1, Ridge
     >>> (L1() + Ridge()).prox(np.array([3.0, -0.5])).round(6)
-    array([ 1., -0.])
+    array([1., 0.])
     """
 
     f: Prox
