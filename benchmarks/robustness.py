@@ -9,7 +9,7 @@ A solver is one of the registry's, or the name of a library: the native solver's
 are those of tests/solvers/random_programs.py, and tests/solvers/check_solver.py checks each answer from the data.
 
 - right: the status is the outcome of the construction, and its solution or certificate is a proof
-- inaccurate: a solution with residuals above the tolerance, but at most 1e-4
+- inaccurate: a point with residuals above the tolerance, but at most 1e-4, and said to be that
 - gave up: an honest failure
 - wrong: the opposite is claimed, or the proof does not hold
 """
@@ -22,7 +22,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,16 +95,19 @@ def verdicts(programs: Programs, found: Outcome | ConicSolution, tol: float) -> 
         if not claims:
             out.append("gave up")
             continue
+        if status == Status.INACCURATE:
+            out.append("inaccurate")
+            continue
         one = programs.take(np.array([i]))
         kind = type(found)
         values = {key: np.asarray(getattr(found, key))[i : i + 1] for key in ("x", "z", "s", "status", "iterations")}
         mine = kind(**values, residuals=np.asarray(found.residuals)[i : i + 1])
         try:
-            check_solver.check_solver(replace(one, hard=True), mine, tol)
+            check_solver.check_solver(one, mine, tol)
         except AssertionError:
             out.append("wrong")
             continue
-        out.append("inaccurate" if status == Status.INACCURATE else "right")
+        out.append("right")
     return out
 
 
