@@ -17,7 +17,8 @@
 #define __forceinline__ inline
 #define __noinline__ inline
 #define __launch_bounds__(...)
-#define SHARED_MEMORY(name) real *name = emulator::shared
+#define SHARED (emulator::shared)
+#define GLOBAL(pointer) (*(pointer))
 
 struct Index { int x; };
 inline Index threadIdx, blockIdx;

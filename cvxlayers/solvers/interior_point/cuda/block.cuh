@@ -16,6 +16,10 @@ typedef double real;
 
 constexpr int WARPS = THREADS / 32;
 
+// fmax and fmin in three instructions; of a NaN and a number, either.
+DEVICE real larger(real a, real b) { return a > b ? a : b; }
+DEVICE real smaller(real a, real b) { return a < b ? a : b; }
+
 DEVICE int thread() { return threadIdx.x; }
 DEVICE int lane() { return threadIdx.x & 31; }
 DEVICE int warp() { return threadIdx.x >> 5; }
@@ -30,7 +34,9 @@ DEVICE void meet() {
 
 #ifndef EMULATED
 
-#define SHARED_MEMORY(name) extern __shared__ double2 shared_memory[]; real *name = reinterpret_cast<real *>(shared_memory)
+extern __shared__ double2 shared_memory[];
+#define SHARED (reinterpret_cast<real *>(shared_memory))
+#define GLOBAL(pointer) __ldg(pointer)  // what no thread writes
 #ifndef NAN
 #define NAN __longlong_as_double(0x7ff8000000000000LL)
 #endif
@@ -42,7 +48,7 @@ template <int WIDTH> DEVICE real lanes_sum(real v) {
 }
 
 template <int WIDTH> DEVICE real lanes_max(real v) {
-    UNROLL for (int step = WIDTH / 2; step; step /= 2) v = fmax(v, __shfl_xor_sync(0xffffffffu, v, step));
+    UNROLL for (int step = WIDTH / 2; step; step /= 2) v = larger(v, __shfl_xor_sync(0xffffffffu, v, step));
     return v;
 }
 
@@ -69,49 +75,33 @@ DEVICE real square(real v) { return v * v; }
 DEVICE real warp_sum(real v) { return lanes_sum<32>(v); }
 DEVICE real warp_max(real v) { return lanes_max<32>(v); }
 
-// Sums and maxima over the whole block, the same numbers for every thread. A reduction is a meeting; two buffers take
-// turns, so that one meeting is enough.
-constexpr int REDUCE_WIDTH = 16;
-constexpr int REDUCE_SIZE = 2 * WARPS * REDUCE_WIDTH;
+// Sums and maxima over the whole block, the same numbers for every thread; a meeting. `REDUCE_AT` is where in shared
+// memory the parts of the warps and the totals are.
+constexpr int REDUCE_WIDTH = 16, REDUCE_SIZE = (WARPS + 1) * REDUCE_WIDTH;
 
-struct Reduce {
-    real *buffer;
-    int turn;
-
-    template <int SUMS, int MAXIMA> DEVICE void operator()(real (&sums)[SUMS], real (&maxima)[MAXIMA]) {
-        static_assert(SUMS + MAXIMA <= REDUCE_WIDTH, "widen the buffer");
-        UNROLL for (int k = 0; k < SUMS; ++k) sums[k] = warp_sum(sums[k]);
-        UNROLL for (int k = 0; k < MAXIMA; ++k) maxima[k] = warp_max(maxima[k]);
-        if (WARPS == 1) {
-            meet();
-            return;
-        }
-        real *mine = buffer + turn * WARPS * REDUCE_WIDTH;
-        turn ^= 1;
+template <int SUMS, int MAXIMA> DEVICE void reduce(real *buffer, real (&sums)[SUMS], real (&maxima)[MAXIMA]) {
+    static_assert(SUMS + MAXIMA <= REDUCE_WIDTH, "widen the buffer");
+    UNROLL for (int k = 0; k < SUMS; ++k) sums[k] = warp_sum(sums[k]);
+    UNROLL for (int k = 0; k < MAXIMA; ++k) maxima[k] = warp_max(maxima[k]);
+    if (WARPS > 1) {
+        real *total = buffer + WARPS * REDUCE_WIDTH, *mine = buffer + warp() * REDUCE_WIDTH;
         if (lane() == 0) {
-            UNROLL for (int k = 0; k < SUMS; ++k) mine[warp() * REDUCE_WIDTH + k] = sums[k];
-            UNROLL for (int k = 0; k < MAXIMA; ++k) mine[warp() * REDUCE_WIDTH + SUMS + k] = maxima[k];
+            UNROLL for (int k = 0; k < SUMS; ++k) mine[k] = sums[k];
+            UNROLL for (int k = 0; k < MAXIMA; ++k) mine[SUMS + k] = maxima[k];
         }
         meet();
-        UNROLL for (int k = 0; k < SUMS; ++k) sums[k] = mine[k];
-        UNROLL for (int k = 0; k < MAXIMA; ++k) maxima[k] = mine[SUMS + k];
-        LOOP for (int w = 1; w < WARPS; ++w) {
-            UNROLL for (int k = 0; k < SUMS; ++k) sums[k] += mine[w * REDUCE_WIDTH + k];
-            UNROLL for (int k = 0; k < MAXIMA; ++k) maxima[k] = fmax(maxima[k], mine[w * REDUCE_WIDTH + SUMS + k]);
+        if (thread() < SUMS + MAXIMA) {
+            real v = buffer[thread()];
+            UNROLL for (int w = 1; w < WARPS; ++w) {
+                const real other = buffer[w * REDUCE_WIDTH + thread()];
+                v = thread() < SUMS ? v + other : larger(v, other);
+            }
+            total[thread()] = v;
         }
+        meet();
+        UNROLL for (int k = 0; k < SUMS; ++k) sums[k] = total[k];
+        UNROLL for (int k = 0; k < MAXIMA; ++k) maxima[k] = total[SUMS + k];
+    } else {
+        meet();
     }
-
-    DEVICE real sum(real v) {
-        real sums[1] = {v}, none[1] = {0.0};
-        (*this)(sums, none);
-        return sums[0];
-    }
-
-    DEVICE real max(real v) {
-        real none[1] = {0.0}, maxima[1] = {v};
-        (*this)(none, maxima);
-        return maxima[0];
-    }
-
-    DEVICE real min(real v) { return -max(-v); }
-};
+}

@@ -1,19 +1,17 @@
-// Dense matrices of one problem: products with matrices in global memory, and a Cholesky factor in shared memory.
+// Dense matrices of one problem: products with matrices in global memory, and the inverse Cholesky factor in shared
+// memory.
 //
-// LANES threads share a row of a product, COLUMNS = ceil(n / LANES) entries each. TILES is how many 16 x 16 tiles of a
-// Gram matrix a warp holds in registers at a time, CHUNK how many rows of the factor are staged in shared memory.
+// LANES threads share a row of a product. TILES is how many 16 x 16 tiles of a Gram matrix a warp holds in registers at
+// a time, CHUNK how many rows of its factor are staged in shared memory.
 #pragma once
-#include "block.cuh"
-
-constexpr int GROUPS = THREADS / LANES;
-constexpr int AHEAD = COLUMNS >= 8 ? 1 : 8 / COLUMNS;
+#include "layout.cuh"
 
 // A v, |A| v, or the maxima instead of the sums of |A| v.
 enum Product { PLAIN, ABSOLUTE, LARGEST };
 
 template <Product PRODUCT> DEVICE real accumulate(real sum, real a, real v) {
     if (PRODUCT == PLAIN) return sum + a * v;
-    return PRODUCT == LARGEST ? fmax(sum, fabs(a) * v) : sum + fabs(a) * v;
+    return PRODUCT == LARGEST ? larger(sum, fabs(a) * v) : sum + fabs(a) * v;
 }
 
 // R vectors, one `stride` after the other.
@@ -23,7 +21,8 @@ struct Vectors {
 };
 
 // out_r = A u_r, or what PRODUCT says, for A (m, n) by rows. Call meet() before it, if others wrote u, and after it.
-template <int R, Product PRODUCT> FUNCTION void times_rows(const real *A, int m, int n, Vectors u, Vectors out) {
+template <int R, Product PRODUCT> FUNCTION void times_rows(const real *A, Vectors u, Vectors out) {
+    constexpr int COLUMNS = (n + LANES - 1) / LANES, GROUPS = THREADS / LANES, AHEAD = COLUMNS > 8 ? 1 : 16 / COLUMNS;
     const int l = thread() % LANES, group = thread() / LANES;
     real entries[R][COLUMNS];
     UNROLL for (int k = 0; k < COLUMNS; ++k) {
@@ -35,9 +34,11 @@ template <int R, Product PRODUCT> FUNCTION void times_rows(const real *A, int m,
         UNROLL for (int t = 0; t < AHEAD; ++t) {
             const int i = first + group + t * GROUPS;
             const real *row = A + i * n + l;
-            UNROLL for (int k = 0; k < COLUMNS; ++k) a[t][k] = i < m && l + LANES * k < n ? row[LANES * k] : 0.0;
+            UNROLL for (int k = 0; k < COLUMNS; ++k)
+                a[t][k] = i < m && l + LANES * k < n ? GLOBAL(row + LANES * k) : 0.0;
         }
         UNROLL for (int t = 0; t < AHEAD; ++t) {
+            if (first + t * GROUPS >= m) break;
             const int i = first + group + t * GROUPS;
             UNROLL for (int r = 0; r < R; ++r) {
                 real v = 0.0;
@@ -49,109 +50,117 @@ template <int R, Product PRODUCT> FUNCTION void times_rows(const real *A, int m,
     }
 }
 
-// out_r = A'v_r, or what PRODUCT says. n is at most THREADS; several threads share a column where there are enough, and
-// their parts meet in `parts` (R * THREADS). Thread j writes entry j. Call meet() before and after it.
-template <int R, Product PRODUCT>
-FUNCTION void times_columns(const real *A, int m, int n, Vectors v, Vectors out, real *parts) {
-    const int shares = THREADS / n, share = thread() / n, j = thread() - share * n;
-    real sums[R];
+// out_r = A'v_r, or what PRODUCT says, for A (rows, n). n is at most THREADS; several threads share a column where
+// there are enough, and their parts meet. Thread j writes entry j. Call meet() before and after it.
+template <int R, Product PRODUCT, int rows> FUNCTION void times_columns(const real *A, Vectors v, Vectors out) {
+    constexpr int SHARES = THREADS / n, EACH = (rows + SHARES - 1) / SHARES, DEEP = EACH < 12 ? EACH : 8;
+    const int share = thread() / n, j = thread() - share * n;
+    real sums[R], *parts = SHARED + PARTS_AT;
     UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
-    if (share < shares) {
-        constexpr int DEEP = 8;
-        const int step = shares * n;
-        const real *a = A + share * n + j;
-        int i = share;
-        LOOP for (; i + (DEEP - 1) * shares < m; i += DEEP * shares, a += DEEP * step) {
-            real entry[DEEP];
-            UNROLL for (int t = 0; t < DEEP; ++t) entry[t] = a[t * step];
-            UNROLL for (int t = 0; t < DEEP; ++t)
+    if (share < SHARES) {
+        LOOP for (int i = share; i < rows; i += DEEP * SHARES) {
+            real entry[DEEP > 0 ? DEEP : 1];
+            const real *a = A + i * n + j;
+            UNROLL for (int t = 0; t < DEEP; ++t) entry[t] = i + t * SHARES < rows ? GLOBAL(a + t * SHARES * n) : 0.0;
+            UNROLL for (int t = 0; t < DEEP; ++t) {
+                if (i + t * SHARES >= rows) break;
                 UNROLL for (int r = 0; r < R; ++r)
-                    sums[r] = accumulate<PRODUCT>(sums[r], entry[t], v.at[r * v.stride + i + t * shares]);
+                    sums[r] = accumulate<PRODUCT>(sums[r], entry[t], v.at[r * v.stride + i + t * SHARES]);
+            }
         }
-        LOOP for (; i < m; i += shares, a += step)
-            UNROLL for (int r = 0; r < R; ++r) sums[r] = accumulate<PRODUCT>(sums[r], *a, v.at[r * v.stride + i]);
-        UNROLL for (int r = 0; r < R; ++r) parts[(r * shares + share) * n + j] = sums[r];
+        if (SHARES > 1) UNROLL for (int r = 0; r < R; ++r) parts[(r * SHARES + share) * n + j] = sums[r];
     }
-    meet();
+    if (SHARES > 1) meet();
     if (share == 0) {
-        LOOP for (int other = 1; other < shares; ++other) {
+        UNROLL for (int other = 1; other < SHARES; ++other) {
             UNROLL for (int r = 0; r < R; ++r) {
-                const real part = parts[(r * shares + other) * n + j];
-                sums[r] = PRODUCT == LARGEST ? fmax(sums[r], part) : sums[r] + part;
+                const real part = parts[(r * SHARES + other) * n + j];
+                sums[r] = PRODUCT == LARGEST ? larger(sums[r], part) : sums[r] + part;
             }
         }
         UNROLL for (int r = 0; r < R; ++r) out.at[r * out.stride + j] = sums[r];
     }
 }
 
-// A symmetric matrix by its lower triangle: 8 x 8 tiles, tile (I, J) with I >= J at I (I + 1) / 2 + J. Within a tile,
-// columns are swapped by fours in every other pair of rows, so that a warp's fragments meet no bank twice.
-DEVICE int tile_at(int I, int J) { return (I * (I + 1) / 2 + J) * 64; }
+// A symmetric or triangular matrix by its lower triangle: 8 x 8 tiles, tile (I, J) with I >= J at I (I + 1) / 2 + J.
+// Within a tile, columns are swapped by fours in every other pair of rows, so that a warp's fragments meet no bank
+// twice.
+DEVICE real *tile(int I, int J) { return SHARED + FACTOR_AT + (I * (I + 1) / 2 + J) * 64; }
 DEVICE int within(int r, int c) { return r * 8 + (c ^ ((r & 2) << 1)); }
 
-struct Factor {
-    real *L;       // the tiles
-    real *pivots;  // 8 tiles entries: the diagonal before the elimination
-    int n, tiles;
-};
-
-// L becomes sum_k w_k w_k' + base, the rows w_k (k < m) written by stage(k, row, n_padded) one warp at a time, and
-// base(i, j) the other term (i, j < n). The diagonal is padded with ones. `rows` holds CHUNK * (16 ceil(n/16) + 4).
-DEVICE int stage_stride(int n) { return (n + 15) / 16 * 16 + 4; }
-
-template <class Stage, class Base>
-DEVICE void gram(const Factor &f, int m, real *rows, Stage stage, Base base) {
-    const int wide = (f.n + 15) / 16, total = wide * (wide + 1) / 2, stride = stage_stride(f.n);
+// The factor becomes sum_k w_k w_k' + base(i, j), with rows w_k (k < m): `load(k, j)` is an entry as it is in memory,
+// `scaled(k, j, entry)` that of w_k, and `whole(k)` says that stage(k, row) writes the row instead, by one warp.
+template <class Load, class Scaled, class Whole, class Stage, class Base>
+DEVICE void gram(Load load, Scaled scaled, Whole whole, Stage stage, Base base) {
+    constexpr int TOTAL = wide * (wide + 1) / 2, PARTS = (16 * wide + 31) / 32, EACH = (CHUNK + WARPS - 1) / WARPS;
     const int g = lane() >> 2, t = lane() & 3;
-    LOOP for (int first = 0; first < total; first += WARPS * TILES) {
+    real *rows = SHARED + STAGED_AT;
+    LOOP for (int first = 0; first < TOTAL; first += WARPS * TILES) {
         real sums[TILES][8];
-        int I[TILES], J[TILES];
+        int left[TILES], right[TILES];  // first rows and columns of the tiles
         UNROLL for (int u = 0; u < TILES; ++u) {
             UNROLL for (int e = 0; e < 8; ++e) sums[u][e] = 0.0;
             const int index = first + warp() + u * WARPS;
-            I[u] = (int)((sqrtf(8.0f * index + 1.0f) - 1.0f) * 0.5f);
-            I[u] += (I[u] + 1) * (I[u] + 2) / 2 <= index;
-            I[u] -= I[u] * (I[u] + 1) / 2 > index;
-            J[u] = index - I[u] * (I[u] + 1) / 2;
-            if (index >= total) I[u] = -1;
+            int I = 0;
+            LOOP while ((I + 1) * (I + 2) / 2 <= index) ++I;
+            left[u] = index < TOTAL ? 16 * I : -1, right[u] = 16 * (index - I * (I + 1) / 2);
         }
+        real entry[EACH][PARTS];
+        auto fetch = [&](int k) {
+            UNROLL for (int e = 0; e < EACH; ++e) {
+                const int i = k + warp() + e * WARPS;
+                UNROLL for (int part = 0; part < PARTS; ++part) {
+                    const int j = lane() + 32 * part;
+                    entry[e][part] = i < m && warp() + e * WARPS < CHUNK && j < n && !whole(i) ? load(i, j) : 0.0;
+                }
+            }
+        };
+        fetch(0);
         LOOP for (int k = 0; k < m; k += CHUNK) {
-            LOOP for (int row = warp(); row < CHUNK; row += WARPS) {
-                if (k + row < m)
-                    stage(k + row, rows + row * stride, stride - 4);
-                else
-                    LOOP for (int j = lane(); j < stride - 4; j += 32) rows[row * stride + j] = 0.0;
+            UNROLL for (int e = 0; e < EACH; ++e) {
+                const int i = k + warp() + e * WARPS;
+                real *row = rows + (warp() + e * WARPS) * stage_stride;
+                if (warp() + e * WARPS >= CHUNK) break;
+                if (i < m && whole(i)) {
+                    stage(i, row);
+                } else {
+                    UNROLL for (int part = 0; part < PARTS; ++part) {
+                        const int j = lane() + 32 * part;
+                        if (j < 16 * wide) row[j] = i < m && j < n ? scaled(i, j, entry[e][part]) : 0.0;
+                    }
+                }
             }
             meet();
+            if (k + CHUNK < m) fetch(k + CHUNK);
             const int deep = m - k < CHUNK ? (m - k + 3) & ~3 : CHUNK;
-            UNROLL for (int u = 0; u < TILES; ++u) {
-                if (I[u] < 0) continue;
-                const real *left = rows + t * stride + 16 * I[u] + g, *right = rows + t * stride + 16 * J[u] + g;
-                LOOP for (int d = 0; d < deep; d += 4) {
-                    const real a0 = left[d * stride], a1 = left[d * stride + 8];
-                    multiply_tile(sums[u], a0, a1, right[d * stride]);
-                    multiply_tile(sums[u] + 4, a0, a1, right[d * stride + 8]);
+            const real *at = rows + t * stage_stride + g;
+            LOOP for (int d = 0; d < deep; d += 4, at += 4 * stage_stride) {
+                UNROLL for (int u = 0; u < TILES; ++u) {
+                    if (left[u] < 0) break;
+                    const real a0 = at[left[u]], a1 = at[left[u] + 8];
+                    multiply_tile(sums[u], a0, a1, at[right[u]]);
+                    multiply_tile(sums[u] + 4, a0, a1, at[right[u] + 8]);
                 }
             }
             meet();
         }
         UNROLL for (int u = 0; u < TILES; ++u) {
             UNROLL for (int e = 0; e < 8; e += 2) {
-                const int row = 2 * I[u] + ((e >> 1) & 1), col = 2 * J[u] + (e >> 2);
-                if (I[u] < 0 || row >= f.tiles || col > row) continue;
-                real *at = f.L + tile_at(row, col) + within(g, 2 * t);
+                const int row = left[u] / 8 + ((e >> 1) & 1), col = right[u] / 8 + (e >> 2);
+                if (left[u] < 0 || row >= tiles || col > row) continue;
+                real *at = tile(row, col) + within(g, 2 * t);
                 at[0] = sums[u][e], at[1] = sums[u][e + 1];
             }
         }
     }
     meet();
-    // A warp adds the other term to rows of its own.
-    LOOP for (int i = warp(); i < 8 * f.tiles; i += WARPS) {
+    // A warp adds the other term to rows of its own; padding is the identity.
+    LOOP for (int i = warp(); i < size; i += WARPS) {
         LOOP for (int j = lane(); j <= i; j += 32) {
-            real *at = f.L + tile_at(i / 8, j / 8) + within(i % 8, j % 8);
-            const real value = i < f.n ? *at + base(i, j) : i == j ? 1.0 : 0.0;
+            real *at = tile(i / 8, j / 8) + within(i % 8, j % 8);
+            const real value = i < n ? *at + base(i, j) : i == j ? 1.0 : 0.0;
             *at = value;
-            if (i == j) f.pivots[i] = value;
+            if (i == j) SHARED[PIVOTS_AT + i] = value;
         }
     }
     meet();
@@ -159,123 +168,166 @@ DEVICE void gram(const Factor &f, int m, real *rows, Stage stage, Base base) {
 
 constexpr real LEAST_PIVOT = 1e-15;  // relative to the diagonal; a smaller one counts as infinite: its unknown is zero
 
-// The Cholesky factor of the matrix in L, in place, with the inverses of the diagonal tiles in their places.
-FUNCTION void factorize(const Factor &f) {
+// Tile (k, k) becomes the inverse of its Cholesky factor, by one warp. Every lane factors it; lane j inverts column j.
+DEVICE void invert_diagonal(int k) {
+    real *at = tile(k, k), L[36], x[8];
+    UNROLL for (int i = 0; i < 8; ++i)
+        UNROLL for (int j = 0; j <= i; ++j) L[i * (i + 1) / 2 + j] = at[within(i, j)];
+    UNROLL for (int j = 0; j < 8; ++j) {
+        const real pivot = L[j * (j + 1) / 2 + j];
+        const real inverse = pivot > LEAST_PIVOT * SHARED[PIVOTS_AT + 8 * k + j] ? rsqrt(pivot) : 0.0;
+        L[j * (j + 1) / 2 + j] = inverse;
+        UNROLL for (int i = j + 1; i < 8; ++i) L[i * (i + 1) / 2 + j] *= inverse;
+        UNROLL for (int i = j + 1; i < 8; ++i)
+            UNROLL for (int l = j + 1; l <= i; ++l)
+                L[i * (i + 1) / 2 + l] -= L[i * (i + 1) / 2 + j] * L[l * (l + 1) / 2 + j];
+    }
+    const int j = lane() & 7;
+    UNROLL for (int i = 0; i < 8; ++i) {
+        real sum = i == j ? 1.0 : 0.0;
+        UNROLL for (int l = 0; l < i; ++l) sum -= L[i * (i + 1) / 2 + l] * x[l];
+        x[i] = sum * L[i * (i + 1) / 2 + i];
+    }
+    __syncwarp();
+    if (lane() < 8) UNROLL for (int i = 0; i < 8; ++i) at[within(i, j)] = x[i];
+    __syncwarp();
+}
+
+// From the matrix in the tiles to the inverse of its Cholesky factor, in place.
+FUNCTION void factorize() {
     const int g = lane() >> 2, t = lane() & 3;
-    LOOP for (int k = 0; k < f.tiles; ++k) {
-        real *diagonal = f.L + tile_at(k, k);
-        const int below = 8 * (f.tiles - 1 - k);
-        real X[36];
-        if (warp() == 0 || warp() * 32 < below) {
-            // Every thread factors the 8 x 8 tile for itself, and inverts it.
-            UNROLL for (int i = 0; i < 8; ++i)
-                UNROLL for (int j = 0; j <= i; ++j) X[i * (i + 1) / 2 + j] = diagonal[within(i, j)];
-            UNROLL for (int j = 0; j < 8; ++j) {
-                const real pivot = X[j * (j + 1) / 2 + j];
-                const real inverse = pivot > LEAST_PIVOT * f.pivots[8 * k + j] ? rsqrt(pivot) : 0.0;
-                X[j * (j + 1) / 2 + j] = inverse;
-                UNROLL for (int i = j + 1; i < 8; ++i) X[i * (i + 1) / 2 + j] *= inverse;
-                UNROLL for (int i = j + 1; i < 8; ++i)
-                    UNROLL for (int l = j + 1; l <= i; ++l)
-                        X[i * (i + 1) / 2 + l] -= X[i * (i + 1) / 2 + j] * X[l * (l + 1) / 2 + j];
+    if (warp() == 0) invert_diagonal(0);
+    meet();
+    LOOP for (int k = 0; k + 1 < tiles; ++k) {
+        // The panel below the diagonal, times the transposed inverse: two tiles a warp.
+        const real *X = tile(k, k);
+        LOOP for (int I = k + 1 + 2 * warp(); I < tiles; I += 2 * WARPS) {
+            const bool two = I + 1 < tiles;
+            real *up = tile(I, k), *low = tile(two ? I + 1 : I, k), c[4] = {0.0, 0.0, 0.0, 0.0};
+            UNROLL for (int h = 0; h < 8; h += 4) {
+                const int at = within(g, h + t);
+                multiply_tile(c, up[at], low[at], X[at]);
             }
-            UNROLL for (int j = 0; j < 8; ++j)
-                UNROLL for (int i = j + 1; i < 8; ++i) {
-                    real sum = X[i * (i + 1) / 2 + j] * X[j * (j + 1) / 2 + j];
-                    UNROLL for (int l = j + 1; l < i; ++l)
-                        sum += X[i * (i + 1) / 2 + l] * X[l * (l + 1) / 2 + j];
-                    X[i * (i + 1) / 2 + j] = -sum * X[i * (i + 1) / 2 + i];
-                }
-            LOOP for (int r = thread(); r < below; r += THREADS) {
-                real *row = f.L + tile_at(k + 1 + r / 8, k);
-                real a[8];
-                UNROLL for (int c = 0; c < 8; ++c) a[c] = row[within(r % 8, c)];
-                UNROLL for (int c = 0; c < 8; ++c) {
-                    real sum = 0.0;
-                    UNROLL for (int l = 0; l <= c; ++l) sum += a[l] * X[c * (c + 1) / 2 + l];
-                    row[within(r % 8, c)] = sum;
+            __syncwarp();
+            const int at = within(g, 2 * t);
+            up[at] = c[0], up[at + 1] = c[1];
+            if (two) low[at] = c[2], low[at + 1] = c[3];
+        }
+        meet();
+        // Of the rest, subtract the product of the panel with itself; the units, two tiles high, go round the warps.
+        // The first warp goes ahead with the next diagonal tile instead, which is the longest chain of all.
+        auto subtract = [&](int I, int J, bool upper, bool lower) {
+            real *C = tile(I, J) + within(g, 2 * t), *D = tile(I + (lower ? 1 : 0), J) + within(g, 2 * t);
+            const real *left = tile(I, k), *under = tile(I + (lower ? 1 : 0), k), *right = tile(J, k);
+            real c[4] = {0.0, 0.0, 0.0, 0.0};
+            if (upper) c[0] = C[0], c[1] = C[1];
+            if (lower) c[2] = D[0], c[3] = D[1];
+            UNROLL for (int h = 0; h < 8; h += 4) {
+                const int at = within(g, h + t);
+                multiply_tile(c, -left[at], -under[at], right[at]);
+            }
+            if (upper) C[0] = c[0], C[1] = c[1];
+            if (lower) D[0] = c[2], D[1] = c[3];
+        };
+        if (warp() == 0) {
+            subtract(k + 1, k + 1, true, false);
+            __syncwarp();
+            invert_diagonal(k + 1);
+        }
+        const int others = WARPS > 1 ? WARPS - 1 : 1, self = WARPS > 1 ? warp() - 1 : 0;
+        if (self >= 0) {
+            int next = self;  // units until the next of this warp
+            LOOP for (int I = k + 1; I < tiles; I += 2) {
+                const bool two = I + 1 < tiles;
+                int J = k + 1 + next;
+                const int last = two ? I + 1 : I;
+                LOOP for (; J <= last; J += others) subtract(I, J, J <= I && J + I > 2 * k + 2, two);
+                next = J - last - 1;
+            }
+        }
+        meet();
+    }
+    // The off-diagonal tiles become -X_II L_IJ, two at a time.
+    LOOP for (int unit = warp(); unit < tiles * tiles / 4; unit += WARPS) {
+        int I = 1, left = unit;
+        LOOP while (left >= (I + 1) / 2) left -= (I + 1) / 2, ++I;
+        const int J = 2 * left;
+        const bool two = J + 1 < I;
+        real *first = tile(I, J), *second = tile(I, two ? J + 1 : J), c[4] = {0.0, 0.0, 0.0, 0.0};
+        const real *X = tile(I, I);
+        UNROLL for (int h = 0; h < 8; h += 4) {
+            const int at = within(h + t, g);
+            multiply_tile(c, -first[at], -second[at], X[within(g, h + t)]);
+        }
+        __syncwarp();
+        first[within(2 * t, g)] = c[0], first[within(2 * t + 1, g)] = c[1];
+        if (two) second[within(2 * t, g)] = c[2], second[within(2 * t + 1, g)] = c[3];
+    }
+    meet();
+    // Row by row: W_IJ = sum_K (-X_II L_IK) W_KJ over J <= K < I.
+    LOOP for (int I = 1; I < tiles; ++I) {
+        const int J = 2 * warp();
+        constexpr int UNITS = (tiles / 2 + WARPS - 1) / WARPS > 0 ? (tiles / 2 + WARPS - 1) / WARPS : 1;
+        real c[UNITS][4];
+        UNROLL for (int u = 0; u < UNITS; ++u) {
+            const int at_J = J + 2 * WARPS * u;
+            UNROLL for (int e = 0; e < 4; ++e) c[u][e] = 0.0;
+            LOOP for (int K = at_J; K < I; ++K) {
+                const real *first = tile(K, at_J), *second = tile(K, at_J + 1), *row = tile(I, K);
+                UNROLL for (int h = 0; h < 8; h += 4) {
+                    const int at = within(h + t, g);
+                    multiply_tile(c[u], first[at], K > at_J ? second[at] : 0.0, row[within(g, h + t)]);
                 }
             }
         }
         meet();
-        if (thread() == 0) {
-            UNROLL for (int i = 0; i < 8; ++i)
-                UNROLL for (int j = 0; j <= i; ++j) diagonal[within(i, j)] = X[i * (i + 1) / 2 + j];
-        }
-        // Of the rest, subtract the product of the panel with itself; the units, two tiles high, go round the warps.
-        int turn = 0;
-        LOOP for (int I = k + 1; I < f.tiles; I += 2) {
-            const bool two = I + 1 < f.tiles;
-            const int last = two ? I + 1 : I;
-            const real *left = f.L + tile_at(I, k), *under = f.L + tile_at(last, k);
-            LOOP for (int J = k + 1 + ((warp() - turn) & (WARPS - 1)); J <= last; J += WARPS) {
-                const bool upper = J <= I;
-                real *C = f.L + tile_at(I, J) + within(g, 2 * t), *D = f.L + tile_at(last, J) + within(g, 2 * t);
-                const real *right = f.L + tile_at(J, k);
-                real c[4] = {0.0, 0.0, 0.0, 0.0};
-                if (upper) c[0] = C[0], c[1] = C[1];
-                if (two) c[2] = D[0], c[3] = D[1];
-                UNROLL for (int h = 0; h < 8; h += 4) {
-                    const int at = within(g, h + t);
-                    multiply_tile(c, -left[at], -under[at], right[at]);
-                }
-                if (upper) C[0] = c[0], C[1] = c[1];
-                if (two) D[0] = c[2], D[1] = c[3];
+        UNROLL for (int u = 0; u < UNITS; ++u) {
+            const int at_J = J + 2 * WARPS * u;
+            if (at_J < I) {
+                real *out = tile(I, at_J);
+                out[within(2 * t, g)] = c[u][0], out[within(2 * t + 1, g)] = c[u][1];
             }
-            turn += last - k;
+            if (at_J + 1 < I) {
+                real *out = tile(I, at_J + 1);
+                out[within(2 * t, g)] = c[u][2], out[within(2 * t + 1, g)] = c[u][3];
+            }
         }
         meet();
     }
 }
 
-// y_r becomes (L L')^-1 y_r, for R vectors of 8 tiles entries one after the other, the last ones zero.
-// Begins with no meeting: call meet() after writing y; ends with one.
-template <int R> FUNCTION void solve_factored(const Factor &f, real *y) {
-    const int size = 8 * f.tiles, r = thread() / 8, i = thread() % 8;
-    LOOP for (int k = 0; k < f.tiles; ++k) {
-        const real *X = f.L + tile_at(k, k);
-        if (warp() == 0) {
-            real sum = 0.0;
-            if (r < R) {
-                UNROLL for (int j = 0; j < 8; ++j) sum += j <= i ? X[within(i, j)] * y[r * size + 8 * k + j] : 0.0;
+// y_r becomes (L L')^-1 y_r = W'W y_r, for R vectors, `size` after one another, the entries after n zero. Two threads
+// take a row. Call meet() before it; ends with one.
+template <int R> FUNCTION void solve_factored(real *y) {
+    static_assert(THREADS >= 2 * size, "two threads a row");
+    const int row = thread() / 2, half = thread() % 2, I = row / 8, i = row % 8;
+    real sums[R];
+    UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
+    if (row < size) {
+        LOOP for (int J = half; J <= I; J += 2) {
+            const real *w = tile(I, J), *v = y + 8 * J;
+            UNROLL for (int c = 0; c < 8; ++c) {
+                const real entry = w[within(i, c)];
+                UNROLL for (int r = 0; r < R; ++r) sums[r] += entry * v[r * size + c];
             }
-            __syncwarp();
-            if (r < R) y[r * size + 8 * k + i] = sum;
         }
-        meet();
-        LOOP for (int row = 8 * (k + 1) + thread(); row < size; row += THREADS) {
-            const real *l = f.L + tile_at(row / 8, k);
-            real sums[R];
-            UNROLL for (int q = 0; q < R; ++q) sums[q] = 0.0;
-            UNROLL for (int j = 0; j < 8; ++j) {
-                const real entry = l[within(row % 8, j)];
-                UNROLL for (int q = 0; q < R; ++q) sums[q] += entry * y[q * size + 8 * k + j];
-            }
-            UNROLL for (int q = 0; q < R; ++q) y[q * size + row] -= sums[q];
-        }
-        meet();
     }
-    LOOP for (int k = f.tiles - 1; k >= 0; --k) {
-        const real *X = f.L + tile_at(k, k);
-        if (warp() == 0) {
-            real sum = 0.0;
-            if (r < R) {
-                UNROLL for (int j = 0; j < 8; ++j) sum += j >= i ? X[within(j, i)] * y[r * size + 8 * k + j] : 0.0;
+    UNROLL for (int r = 0; r < R; ++r) sums[r] = lanes_sum<2>(sums[r]);
+    meet();
+    if (row < size && half == 0) UNROLL for (int r = 0; r < R; ++r) y[r * size + row] = sums[r];
+    meet();
+    UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
+    if (row < size) {
+        LOOP for (int K = I + half; K < tiles; K += 2) {
+            const real *w = tile(K, I), *v = y + 8 * K;
+            UNROLL for (int c = 0; c < 8; ++c) {
+                const real entry = w[within(c, i)];
+                UNROLL for (int r = 0; r < R; ++r) sums[r] += entry * v[r * size + c];
             }
-            __syncwarp();
-            if (r < R) y[r * size + 8 * k + i] = sum;
         }
-        meet();
-        LOOP for (int col = thread(); col < 8 * k; col += THREADS) {
-            const real *l = f.L + tile_at(k, col / 8);
-            real sums[R];
-            UNROLL for (int q = 0; q < R; ++q) sums[q] = 0.0;
-            UNROLL for (int j = 0; j < 8; ++j) {
-                const real entry = l[within(j, col % 8)];
-                UNROLL for (int q = 0; q < R; ++q) sums[q] += entry * y[q * size + 8 * k + j];
-            }
-            UNROLL for (int q = 0; q < R; ++q) y[q * size + col] -= sums[q];
-        }
-        meet();
     }
+    UNROLL for (int r = 0; r < R; ++r) sums[r] = lanes_sum<2>(sums[r]);
+    meet();
+    if (row < size && half == 0) UNROLL for (int r = 0; r < R; ++r) y[r * size + row] = sums[r];
+    meet();
 }

@@ -14,7 +14,6 @@ from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.cuda.launch import (
     Launch,
     Layout,
-    Shape,
     SolveArguments,
     layout,
     solve_launch,
@@ -50,12 +49,12 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     residuals, workspace = xp.empty((batch, 3), **kind), xp.empty((batch * launch.workspace,), **kind)
     status, iterations = (xp.empty((batch,), dtype=xp.int32, device=q.device) for _ in range(2))
     if batch:
+        tables = (constant(_table, (rows, name), q).data_ptr() for name in ("starts", "block", "alphas"))
         arguments = SolveArguments(
-            _shape(rows, batch, q, A),
             *(v.data_ptr() for v in (P, q, A, b)),
             *(_stride(v, batch) for v in (P, q, A, b)),
-            *(v.data_ptr() for v in (x, z, s, residuals, status, iterations, workspace)),
-            launch.workspace, settings.tol, settings.max_iter, 1,
+            *(v.data_ptr() for v in (x, z, s, residuals, status, iterations)),
+            *tables, workspace.data_ptr(), launch.workspace, settings.tol, settings.max_iter, 1,
         )  # fmt: skip
         _kernel("solve", launch, q.device)(batch, launch.threads, arguments)
     return Outcome(x, z, s, status, iterations, residuals)
@@ -66,16 +65,10 @@ def _stride(v: Array, batch: int) -> int:
     return 0 if v.shape[0] == 1 < batch else v[0].numel()
 
 
-def _shape(rows: Layout, batch: int, q: Array, A: Array) -> Shape:
-    tables = (constant(_table, (rows, name), q).data_ptr() for name in ("starts", "block", "alphas"))
-    counts = (rows.zeros, rows.linear, rows.round, rows.socs, rows.threes, rows.exponentials)
-    return Shape(batch, A.shape[-1], A.shape[-2], *counts, *tables)
-
-
 def _table(rows: Layout, name: str) -> np.ndarray:
     return getattr(rows, name)
 
 
 @lru_cache(maxsize=None)
 def _kernel(name: str, launch: Launch, device: Any) -> Kernel:
-    return Kernel(FOLDER / f"{name}.cu", name, launch.macros, launch.shared_bytes, device)
+    return Kernel(FOLDER / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)

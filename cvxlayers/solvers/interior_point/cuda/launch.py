@@ -15,24 +15,14 @@ MOST_COLUMNS = 224  # the triangle of a larger matrix does not fit
 MOST_ROWS = 4096
 
 
-class Shape(ctypes.Structure):
-    """`Shape` of cones.cuh."""
-
-    _fields_ = [
-        *((name, ctypes.c_int) for name in ("batch", "n", "m", "zeros", "linear", "round")),
-        *((name, ctypes.c_int) for name in ("socs", "threes", "exponentials")),
-        *((name, ctypes.c_void_p) for name in ("starts", "block", "alphas")),
-    ]
-
-
 class SolveArguments(ctypes.Structure):
     """`Arguments` of solve.cu."""
 
     _fields_ = [
-        ("shape", Shape),
         *((name, ctypes.c_void_p) for name in ("P", "q", "A", "b")),
         *((name, ctypes.c_longlong) for name in ("P_stride", "q_stride", "A_stride", "b_stride")),
-        *((name, ctypes.c_void_p) for name in ("x", "z", "s", "residuals", "status", "iterations", "workspace")),
+        *((name, ctypes.c_void_p) for name in ("x", "z", "s", "residuals", "status", "iterations")),
+        *((name, ctypes.c_void_p) for name in ("starts", "block", "alphas", "workspace")),
         ("workspace_stride", ctypes.c_longlong),
         ("tol", ctypes.c_double),
         ("max_iter", ctypes.c_int),
@@ -93,64 +83,55 @@ class Launch:
     """How a kernel is compiled and started for programs of one shape."""
 
     threads: int
-    lanes: int
-    columns: int
-    tiles: int
-    chunk: int
-    resident: int
-    curved: bool
-    threes: bool
-    vectors_shared: bool
     shared_bytes: int
-    workspace: int
-
-    @property
-    def macros(self) -> dict[str, int]:
-        """What the text is compiled with."""
-        names = ("threads", "lanes", "columns", "tiles", "chunk", "resident", "curved", "threes", "vectors_shared")
-        return {name.upper(): int(getattr(self, name)) for name in names}
+    workspace: int  # float64 numbers of one problem
+    macros: tuple[tuple[str, int], ...]  # what the text is compiled with
 
 
-def even(count: int) -> int:
-    return (count + 1) // 2 * 2
-
-
-_CLASSES = (  # the largest n of a class, and its threads, lanes, columns and tiles
-    (16, 32, 8, 2, 1),
-    (32, 64, 8, 4, 2),
-    (64, 128, 16, 4, 3),
-    (96, 256, 32, 3, 3),
-    (128, 256, 32, 4, 5),
-    (160, 256, 32, 5, 5),
-    (192, 256, 32, 6, 5),
-    (MOST_COLUMNS, 256, 32, 7, 5),
+_CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, and the tiles of a warp
+    (16, 32, 1, 1),
+    (32, 64, 8, 2),
+    (64, 128, 8, 3),
+    (128, 256, 16, 4),
+    (MOST_COLUMNS, 512, 32, 3),
 )
+_HEADER = 12  # numbers, as in layout.cuh
+
+
+def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
+    """How `solve` is started; None where it does not fit."""
+    return _launch(rows, n, m, wide=(5, 8), tall=(9, 8))
 
 
 @lru_cache(maxsize=256)
-def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
-    """How `solve` is started; None where it does not fit."""
+def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int]) -> Launch | None:
+    """``wide`` and ``tall`` count the vectors of n and of m: those kept, and those dead while the matrix is formed."""
     if not 0 < n <= MOST_COLUMNS or m > MOST_ROWS:
         return None
-    _, threads, lanes, columns, tiles = next(c for c in _CLASSES if n <= c[0])
+    _, threads, lanes, tiles = next(c for c in _CLASSES if n <= c[0])
     blocks = (n + 7) // 8
-    size, tall = 8 * blocks, even(m)
-    fixed = blocks * (blocks + 1) // 2 * 64 + size + 2 * (threads // 32) * 16 + 2 * threads + 5 * size
-    wide, height = 8 * size, 8 * tall
-    vectors = 9 * tall + even(rows.socs) + 2 * 6 * rows.threes
-    for chunk in (16, 8):
+    size, height, warps = 8 * blocks, even(m), threads // 32
+    fixed = _HEADER + blocks * (blocks + 1) // 2 * 64 + size + (warps + 1) * 16 + 2 * threads + wide[0] * size
+    cones = even(rows.socs) + 12 * rows.threes
+    for chunk, shared in ((16, True), (8, True), (16, False), (8, False)):
+        passing = wide[1] * size + tall[1] * height * shared
         staged = chunk * ((n + 15) // 16 * 16 + 4)
-        for shared in (True, False):
-            doubles = fixed + max(staged, wide + height * shared) + vectors * shared
-            if 8 * doubles <= SHARED_BYTES:
-                workspace = 2 * n * rows.socs + (0 if shared else height + vectors)
-                curved = rows.socs + rows.threes > 0
-                # As many blocks on a multiprocessor as its memory holds, and as leave a thread 128 registers.
-                resident = max(1, min(SHARED_BYTES // (8 * doubles + 1024), 512 // threads))
-                launch = Launch(
-                    threads, lanes, columns, tiles, chunk, resident,
-                    curved, rows.threes > 0, shared, 8 * doubles, workspace,
-                )  # fmt: skip
-                if shared or chunk == 8:
-                    return launch
-    return None
+        used = 8 * (fixed + max(staged, passing) + (tall[0] * height + cones) * shared)
+        if used <= SHARED_BYTES:
+            break
+    else:
+        return None
+    # As many blocks on a multiprocessor as its memory holds, and as leave a thread 128 registers.
+    resident = max(1, min(SHARED_BYTES // (used + 1024), 512 // threads))
+    workspace = 2 * n * rows.socs + (0 if shared else (tall[0] + tall[1]) * height + cones)
+    macros = {
+        "VARIABLES": n, "ROWS": m, "ZEROS": rows.zeros, "LINEAR": rows.linear, "ROUND": rows.round,
+        "SOCS": rows.socs, "THREES": rows.threes, "EXPONENTIALS": rows.exponentials,
+        "THREADS": threads, "LANES": lanes, "TILES": tiles, "CHUNK": chunk, "RESIDENT": resident, "TALL": int(shared),
+    }  # fmt: skip
+    return Launch(threads, used, workspace, tuple(macros.items()))
+
+
+def even(count: int) -> int:
+    """The next even number: vectors begin at multiples of 16 bytes."""
+    return (count + 1) // 2 * 2

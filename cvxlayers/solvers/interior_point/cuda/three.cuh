@@ -132,7 +132,7 @@ FUNCTION void shadow(const real *s, real alpha, real *z) {
     if (alpha < 0.0) {
         // e + log(1 + e) = l / y; with this concave function, Newton's method climbs to the root from below.
         const real y = s[1], r = (y * log(s[2] / y) - s[0]) / y;
-        real e = fmax(0.5 * r, r - log1p(r));
+        real e = larger(0.5 * r, r - log1p(r));
         LOOP for (int i = 0; i < 8; ++i) e -= (e + log1p(e) - r) * (1.0 + e) / (2.0 + e);
         const real u = -1.0 / (e * y);
         z[0] = u;
@@ -203,6 +203,6 @@ FUNCTION void scaling3(const real *s, const real *z, real alpha, real *H, real *
     if (inverse_root3(H, R)) return;
     // So near to the boundary that not even the Hessian can be factored: its diagonal.
     H[1] = H[2] = H[4] = 0.0;
-    UNROLL for (int i = 0; i < 6; i += i == 0 ? 3 : 2) H[i] = fmax(fabs(H[i]), 1e-300);
+    UNROLL for (int i = 0; i < 6; i += i == 0 ? 3 : 2) H[i] = larger(fabs(H[i]), 1e-300);
     inverse_root3(H, R);
 }

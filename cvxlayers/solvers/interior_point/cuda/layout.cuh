@@ -1,0 +1,67 @@
+// What is where in shared memory, for one shape of program.
+//
+// The shape is compiled in, so that addresses are constants: VARIABLES and ROWS, the rows of the cones (ZEROS, LINEAR,
+// ROUND: the first row after the zero, the nonnegative and the second-order cones), SOCS, THREES and EXPONENTIALS.
+// `launch.py` knows the same sizes; TALL says whether the vectors of ROWS are in shared memory, too.
+#pragma once
+#include "block.cuh"
+
+constexpr int n = VARIABLES, m = ROWS;
+constexpr int tiles = (n + 7) / 8, size = 8 * tiles;  // vectors of n are padded to whole tiles
+constexpr int tall = (m + 1) & ~1;
+constexpr int wide = (n + 15) / 16;                       // tiles of 16 of a Gram matrix
+constexpr int stage_stride = 16 * wide + 4;               // between staged rows: keeps a warp off its own banks
+#define CURVED (SOCS + THREES > 0)  // any cone beside the zero and the nonnegative one
+
+struct Header {
+    const real *P, *q, *A, *b;
+    const int *starts, *block;  // second-order cones: first rows (SOCS + 1), and the cone of a row (ROUND - LINEAR)
+    const real *alphas;         // of the power cones
+    real *workspace;
+    real c;                     // scale of the cost
+    int quadratic, refinements;
+};
+
+constexpr int HEADER = 12;  // doubles that the header takes
+static_assert(sizeof(Header) <= 8 * HEADER, "make room for the header");
+
+constexpr int FACTOR_AT = HEADER;
+constexpr int PIVOTS_AT = FACTOR_AT + tiles * (tiles + 1) / 2 * 64;
+constexpr int REDUCE_AT = PIVOTS_AT + size;
+constexpr int PARTS_AT = REDUCE_AT + REDUCE_SIZE;
+constexpr int WIDE_AT = PARTS_AT + 2 * THREADS;
+constexpr int STAGED_AT = WIDE_AT + WIDE_KEPT * size;  // staged rows lie over what is dead while the matrix is formed
+constexpr int STAGED = CHUNK * stage_stride;
+constexpr int PASSING = WIDE_PASSING * size + (TALL ? TALL_PASSING * tall : 0);
+constexpr int KEPT_AT = STAGED_AT + (STAGED > PASSING ? STAGED : PASSING);
+constexpr int TALL_AT = STAGED_AT + WIDE_PASSING * size;  // of the passing ones; the others begin at KEPT_AT
+
+DEVICE Header &header() { return *reinterpret_cast<Header *>(SHARED); }
+
+// The k-th of the vectors that are kept, and of those that are dead while the matrix is formed; of n and of m.
+DEVICE real *wide_kept(int k) { return SHARED + WIDE_AT + k * size; }
+DEVICE real *wide_passing(int k) { return SHARED + STAGED_AT + k * size; }
+DEVICE real *tall_passing(int k) {
+    if (TALL) return SHARED + TALL_AT + k * tall;
+    return header().workspace + k * tall;
+}
+DEVICE real *tall_kept(int k) {
+    if (TALL) return SHARED + KEPT_AT + k * tall;
+    return header().workspace + (TALL_PASSING + k) * tall;
+}
+
+template <int SUMS, int MAXIMA> DEVICE void reduce(real (&sums)[SUMS], real (&maxima)[MAXIMA]) {
+    reduce(SHARED + REDUCE_AT, sums, maxima);
+}
+
+FUNCTION real reduced_sum(real v) {
+    real sums[1] = {v}, none[1] = {0.0};
+    reduce(sums, none);
+    return sums[0];
+}
+
+FUNCTION real reduced_max(real v) {
+    real none[1] = {0.0}, maxima[1] = {v};
+    reduce(none, maxima);
+    return maxima[0];
+}
