@@ -231,12 +231,10 @@ class _Reader:
     def __call__(self, point: ArrayPoint) -> Array:
         xp, output = namespace(point.y), self.output
         lead = tuple(point.kept.shape)
-        values = self._real(point)
-        values = xp.where(point.kept[..., None], values, float("nan"))
-        if output.complex:
-            pairs = xp.reshape(values, (*lead, *output.shape, 2))
-            return pairs[..., 0] + 1j * pairs[..., 1]
-        return xp.reshape(values, (*lead, *output.shape))
+        values = xp.reshape(self._real(point), (*lead, *output.shape, *((2,) if output.complex else ())))
+        kept = xp.reshape(point.kept, (*lead, *(1,) * (values.ndim - len(lead))))
+        values = xp.where(kept, values, float("nan"))
+        return values[..., 0] + 1j * values[..., 1] if output.complex else values
 
     def _real(self, point: ArrayPoint) -> Array:
         """The output as a real vector (*batch, size), finite."""

@@ -186,7 +186,7 @@ class ArrayCall(Call):
         outputs = self.map.outputs(point)
         if self.objective:
             outputs.append(self.map.objective(point))
-        return tuple(self.narrow(o) for o in outputs)
+        return tuple(_own(self.narrow(o)) for o in outputs)
 
     def conic(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         point = self.run(tensors)
@@ -204,7 +204,8 @@ class ArrayCall(Call):
         return out
 
     def linear_solve(self, P, A, z, s, gx, gz) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.map.linear_solve(P, A, z, s, gx, gz)
+        wx, wz = self.map.linear_solve(P, A, z, s, gx, gz)
+        return _own(wx), _own(wz)
 
     def report(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         point = self.point
@@ -219,6 +220,11 @@ class ArrayCall(Call):
         return self.core.certify(
             self.core.point_at(values, self.batch_shape, solution, status, iterations), self.batch_shape, self.shapes
         )
+
+
+def _own(t: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy of what is a view: forward mode wants its outputs to have memory of their own."""
+    return t.clone() if t._is_view() else t
 
 
 def _identity(t: torch.Tensor) -> tuple:
