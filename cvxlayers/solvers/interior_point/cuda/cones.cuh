@@ -20,9 +20,6 @@ DEVICE real *vectors() {
     return header().workspace + (TALL ? 0 : (TALL_PASSING + CONES_KEPT + 2) * tall + (SOCS + 1) / 2 * 2 + 12 * THREES);
 }
 
-DEVICE int start_of(int k) { return GLOBAL(header().starts + k); }
-DEVICE int block_of(int i) { return GLOBAL(header().block + i - LINEAR); }
-DEVICE real alpha(int k) { return k < EXPONENTIALS ? -1.0 : GLOBAL(header().alphas + k - EXPONENTIALS); }
 constexpr int degree = LINEAR - ZEROS + SOCS + 3 * THREES;
 
 // H = I, for a point to start from.

@@ -14,8 +14,10 @@ from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.cuda.launch import (
     Launch,
     Layout,
+    LinearArguments,
     SolveArguments,
     layout,
+    linear_launch,
     solve_launch,
 )
 from cvxlayers.solvers.interior_point.native import Native
@@ -58,6 +60,35 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
         )  # fmt: skip
         _kernel("solve", launch, q.device)(batch, launch.threads, arguments)
     return Outcome(x, z, s, status, iterations, residuals)
+
+
+def linear_solve(
+    cone: Product, P: Array, A: Array, z: Array, s: Array, gx: Array, gz: Array
+) -> tuple[Array, Array, Array]:
+    """(w_x, w_z, residual): the system of `cvxlayers.conic.kkt` at primal-dual pairs, where `fits`.
+
+    Contiguous float64 CUDA tensors P (B, n, n), A (B, m, n), with B or 1 in front, z and s (B, m), and right-hand sides
+    gx (R, B, n), gz (R, B, m); ``residual`` (R, B) is relative to the largest entry of a right-hand side. One factor
+    serves all R. Elements whose system is singular have a residual that is not small.
+    """
+    rows, (m, n) = layout(cone), A.shape[-2:]
+    launch = rows and linear_launch(rows, n, m)
+    if not rows or not launch:
+        raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
+    xp, (several, batch) = namespace(P, A, z, s), gx.shape[:2]
+    wx, wz = xp.empty_like(gx), xp.empty_like(gz)
+    residual, workspace = (
+        xp.empty(shape, dtype=gx.dtype, device=gx.device) for shape in ((several, batch), (batch * launch.workspace,))
+    )
+    if several * batch:
+        tables = (constant(_table, (rows, name), gx).data_ptr() for name in ("starts", "block", "alphas"))
+        arguments = LinearArguments(
+            *(v.data_ptr() for v in (P, A, z, s)), _stride(P, batch), _stride(A, batch),
+            *(v.data_ptr() for v in (gx, gz, wx, wz, residual)),
+            *tables, workspace.data_ptr(), launch.workspace, batch, several, 1,
+        )  # fmt: skip
+        _kernel("linear_solve", launch, gx.device)(batch, launch.threads, arguments)
+    return wx, wz, residual
 
 
 def _stride(v: Array, batch: int) -> int:

@@ -30,6 +30,19 @@ class SolveArguments(ctypes.Structure):
     ]
 
 
+class LinearArguments(ctypes.Structure):
+    """`Arguments` of linear_solve.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("P", "A", "z", "s")),
+        *((name, ctypes.c_longlong) for name in ("P_stride", "A_stride")),
+        *((name, ctypes.c_void_p) for name in ("gx", "gz", "wx", "wz", "residual")),
+        *((name, ctypes.c_void_p) for name in ("starts", "block", "alphas", "workspace")),
+        ("workspace_stride", ctypes.c_longlong),
+        *((name, ctypes.c_int) for name in ("batch", "several", "quadratic")),
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """The rows of a cone as the kernels want them; ``None`` from `layout` where they cannot."""
@@ -100,19 +113,28 @@ _HEADER = 12  # numbers, as in layout.cuh
 
 def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
     """How `solve` is started; None where it does not fit."""
-    return _launch(rows, n, m, wide=(5, 8), tall=(9, 8))
+    return _launch(rows, n, m, (5, 8), (9, 8), even(rows.socs) + 12 * rows.threes)
+
+
+def linear_launch(rows: Layout, n: int, m: int) -> Launch | None:
+    """How `linear_solve` is started; None where it does not fit."""
+    return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes))
 
 
 @lru_cache(maxsize=256)
-def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int]) -> Launch | None:
-    """``wide`` and ``tall`` count the vectors of n and of m: those kept, and those dead while the matrix is formed."""
+def _launch(
+    rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int], cones: int
+) -> Launch | None:
+    """``wide`` and ``tall`` count the vectors of n and of m: those kept, and those dead while the matrix is formed.
+
+    ``cones`` counts the numbers that the scalings of curved cones take.
+    """
     if not 0 < n <= MOST_COLUMNS or m > MOST_ROWS:
         return None
     _, threads, lanes, tiles = next(c for c in _CLASSES if n <= c[0])
     blocks = (n + 7) // 8
     size, height, warps = 8 * blocks, even(m), threads // 32
     fixed = _HEADER + blocks * (blocks + 1) // 2 * 64 + size + (warps + 1) * 16 + 2 * threads + wide[0] * size
-    cones = even(rows.socs) + 12 * rows.threes
     for chunk, shared in ((16, True), (8, True), (16, False), (8, False)):
         passing = wide[1] * size + tall[1] * height * shared
         staged = chunk * ((n + 15) // 16 * 16 + 4)

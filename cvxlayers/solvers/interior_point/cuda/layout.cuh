@@ -38,6 +38,11 @@ constexpr int TALL_AT = STAGED_AT + WIDE_PASSING * size;  // of the passing ones
 
 DEVICE Header &header() { return *reinterpret_cast<Header *>(SHARED); }
 
+// The first row of a second-order cone, the cone of a row, and the exponent of a cone (see three.cuh).
+DEVICE int start_of(int k) { return GLOBAL(header().starts + k); }
+DEVICE int block_of(int i) { return GLOBAL(header().block + i - LINEAR); }
+DEVICE real alpha(int k) { return k < EXPONENTIALS ? -1.0 : GLOBAL(header().alphas + k - EXPONENTIALS); }
+
 // The k-th of the vectors that are kept, and of those that are dead while the matrix is formed; of n and of m.
 DEVICE real *wide_kept(int k) { return SHARED + WIDE_AT + k * size; }
 DEVICE real *wide_passing(int k) { return SHARED + STAGED_AT + k * size; }

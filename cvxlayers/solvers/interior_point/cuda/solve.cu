@@ -7,7 +7,7 @@
 #define TALL_PASSING 8
 #define CONES_KEPT 7  // of the vectors of m, the first that belongs to cones.cuh
 #include "cones.cuh"
-#include "dense.cuh"
+#include "scales.cuh"
 
 struct Arguments {
     const real *P, *q, *A, *b;
@@ -27,34 +27,27 @@ enum Status { SOLVED, INACCURATE, INFEASIBLE, UNBOUNDED, MAX_ITERATIONS, NUMERIC
 constexpr real ABSENT = 0.999e20, INFINITE = 1e20;
 constexpr real INACCURACY = 1e-4, CERTIFICATE = 1e-6;
 constexpr real STATIC = 1e-10;  // added to the diagonal of P, for matrices with entries of size one
-constexpr int SWEEPS = 6, REFINEMENTS = 3;
+constexpr int REFINEMENTS = 3;
 
-// Vectors of n: scales of the columns, the scaled q, the iterate, P x, and a residual of the embedding;
-DEVICE real *d() { return wide_kept(0); }
+// Vectors of n beside those of scales.cuh: the scaled q, the iterate, P x, and a residual of the embedding;
 DEVICE real *qh() { return wide_kept(1); }
 DEVICE real *x() { return wide_kept(2); }
 DEVICE real *Px() { return wide_kept(3); }
 DEVICE real *rx() { return wide_kept(4); }
-// and, two of each: right-hand sides, solutions, and what solving needs.
+// and, two of each: right-hand sides and solutions.
 DEVICE real *f() { return wide_passing(0); }
 DEVICE real *X() { return wide_passing(2); }
-DEVICE real *y() { return wide_passing(4); }
-DEVICE real *w() { return wide_passing(6); }
-// Vectors of m, two of each: right-hand sides, solutions, and what solving needs;
+// Vectors of m, two of each: right-hand sides, solutions, and what refinement needs;
 DEVICE real *g() { return tall_passing(0); }
 DEVICE real *Z() { return tall_passing(2); }
-DEVICE real *t() { return tall_passing(4); }
 DEVICE real *u() { return tall_passing(6); }
-// scales of the rows (e = 0 marks an absent constraint), the scaled b, the iterate, a residual, d_s and the step of s.
-DEVICE real *e() { return tall_kept(0); }
+// the scaled b, the iterate, a residual, d_s and the step of s.
 DEVICE real *bh() { return tall_kept(1); }
 DEVICE real *s() { return tall_kept(2); }
 DEVICE real *z() { return tall_kept(3); }
 DEVICE real *rz() { return tall_kept(4); }
 DEVICE real *ds() { return tall_kept(5); }
 DEVICE real *dS() { return tall_kept(6); }
-
-DEVICE real clip(real v, real least, real most) { return smaller(larger(v, least), most); }
 
 // Scales d, e and c that bring the data near size one: Ruiz, RAL-TR-2001-034, with one e for each curved cone.
 // Absent constraints have e = 0, and b = 1. False if the data hold NaN or infinity.
@@ -78,42 +71,7 @@ FUNCTION bool equilibrate() {
     }
     if (!(reduced_sum(bad) == 0.0)) return false;
 
-    LOOP for (int sweep = 0; sweep < SWEEPS; ++sweep) {
-        real far = 0.0;
-        times_rows<1, LARGEST>(A, {d(), 0}, {t(), 0});
-        times_columns<1, LARGEST, m>(A, {e(), 0}, {y(), 0});
-        meet();
-        if (quadratic) times_columns<1, LARGEST, n>(P, {d(), 0}, {w(), 0});
-        meet();
-        LOOP for (int i = thread(); i < m; i += THREADS) t()[i] *= e()[i];
-        LOOP for (int j = thread(); j < n; j += THREADS) {
-            const real largest = (quadratic ? larger(y()[j], w()[j]) : y()[j]) * d()[j];
-            if (!(largest > 0.0)) continue;
-            far = larger(far, fabs(largest - 1.0));
-            d()[j] = clip(d()[j] * rsqrt(largest), 1e-4, 1e4);
-        }
-#if CURVED
-        meet();
-        LOOP for (int k = warp(); k < SOCS; k += WARPS) {
-            real most = 0.0;
-            LOOP for (int i = start_of(k) + lane(); i < start_of(k + 1); i += 32) most = larger(most, t()[i]);
-            most = warp_max(most);
-            LOOP for (int i = start_of(k) + lane(); i < start_of(k + 1); i += 32) t()[i] = most;
-        }
-        LOOP for (int k = thread(); k < THREES; k += THREADS) {
-            real *three = t() + ROUND + 3 * k;
-            three[0] = three[1] = three[2] = larger(three[0], larger(three[1], three[2]));
-        }
-        meet();
-#endif
-        LOOP for (int i = thread(); i < m; i += THREADS) {
-            if (!(t()[i] > 0.0)) continue;
-            far = larger(far, fabs(t()[i] - 1.0));
-            e()[i] = clip(e()[i] * rsqrt(t()[i]), 1e-4, 1e4);
-        }
-        if (reduced_max(far) < 0.3) break;
-    }
-
+    balance(quadratic);
     real sums[1] = {0.0}, maxima[1] = {0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) maxima[0] = larger(maxima[0], fabs(GLOBAL(q + j) * d()[j]));
     if (quadratic) {
