@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cvxlayers.array import iterate, namespace, pending, stop_gradient
+from cvxlayers.array import iterate, namespace, pending, prefers_products, stop_gradient
 from cvxlayers.conic.residuals import ABSENT, INFINITE
 from cvxlayers.sets import Nonnegative, Product
 from cvxlayers.solvers.interior_point.cones.barrier import inverse
@@ -163,10 +163,12 @@ class Method:
         left = pending(state.done)
         if left is None or state.done.ndim != 2:
             return iterate(limit, self.round, state, lambda state: state.done)
-        while limit and len(left):
+        rounds = 3 if prefers_products(state.done) else 1  # a look waits for the accelerator
+        while limit > 0 and len(left):
             if 2 * len(left) <= state.done.shape[0]:
                 return _put(state, left, self._take(left).run(_take(state, left), limit))
-            state, limit = self.round(state), limit - 1
+            for _ in range(min(rounds, limit)):
+                state, limit = self.round(state), limit - 1
             left = pending(state.done)
         return state
 
@@ -223,7 +225,9 @@ class Method:
         both_x, both_z = system.solve(top, low)
         x2, z2, x1, z1 = both_x[..., 0], both_z[..., 0], both_x[..., 1], both_z[..., 1]
         slope = 2.0 * Px / tau + k.q
-        curvature = kappa / tau - dot(slope, x2) - dot(k.b, z2) + xPx / (tau * tau)
+        gap = x2 - x / tau  # the denominator as a sum of squares, which rounding leaves positive
+        Hz2 = barrier.times_H(W, z2[..., None])[..., 0]
+        curvature = kappa / tau + dot(gap, times(k.P, gap)) + dot(z2, Hz2)
 
         def direction(x1: Array, z1: Array, share: Any, dkappa: Array, refine: tuple = ()) -> Iterate:
             """The move from (x1, z1), the solution for the right-hand side ``refine``, if it is to be refined."""
