@@ -10,8 +10,10 @@ import numpy as np
 
 from cvxlayers.compiled.compiler import kernel
 
+_READ = "Array(f8, 2, 'C', readonly=True)"  # of a caller: it may be a view that must not be written on
 
-@kernel("void(f8[:,::1], f8[:,::1], f8[:,::1], i8, i8)")
+
+@kernel(f"void({_READ}, {_READ}, f8[:,::1], i8, i8)")
 def isotonic(x, w, y, start, stop):
     """y[i] = argmin of sum_j w_ij (y_j - x_ij)^2 / 2 over y_1 <= y_2 <= ..., for start <= i < stop.
 

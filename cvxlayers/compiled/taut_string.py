@@ -15,6 +15,8 @@ import numpy as np
 
 from cvxlayers.compiled.compiler import apart, kernel
 
+_READ = "Array(f8, 2, 'C', readonly=True)"  # of a caller: it may be a view that must not be written on
+
 
 @apart
 def _direct(x, w, y):
@@ -26,12 +28,13 @@ def _direct(x, w, y):
     n, shared = x.size, w.size == 1
     last, spent = n - 1, -(n // 8)
     k = start = touches_low = touches_high = 0
-    width = 0.0 if n == 1 else w[0]
+    one = 0.0 if n == 1 else w[0]
+    width = one
     low, high = x[0] - width, x[0] + width  # the values whose running sums just touch the tube
     above, below = width, -width  # x - low and x - high, summed over the piece
     while k < last:
         k += 1
-        width = 0.0 if k == last else (w[0] if shared else w[k])
+        width = 0.0 if k == last else (one if shared else w[k])
         above += x[k] - low
         below += x[k] - high
         if above < -width or below > width:
@@ -41,9 +44,9 @@ def _direct(x, w, y):
             spent += k - end
             if spent > 2 * end:
                 return False
-            before = sign * (w[0] if shared else w[end])
+            before = sign * (one if shared else w[end])
             k = start = touches_low = touches_high = end + 1
-            width = 0.0 if k == last else (w[0] if shared else w[k])
+            width = 0.0 if k == last else (one if shared else w[k])
             low, high = x[k] + before - width, x[k] + before + width
             above, below = width, -width
         else:
@@ -119,7 +122,7 @@ def _hulls(x, w, y):
             y[j] = total / (n - position)
 
 
-@kernel("void(f8[:,::1], f8[:,::1], f8[:,::1], i8, i8)")
+@kernel(f"void({_READ}, {_READ}, f8[:,::1], i8, i8)")
 def taut_string(x, w, y, start, stop):
     """y[i] = argmin of sum_j (y_j - x_ij)^2 / 2 + w_ij |y_{j+1} - y_j|, for start <= i < stop.
 

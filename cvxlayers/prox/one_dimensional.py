@@ -22,6 +22,7 @@ from cvxlayers.compiled import compiler
 from cvxlayers.compiled.isotonic import isotonic
 from cvxlayers.compiled.taut_string import taut_string
 from cvxlayers.errors import ShapeError
+from cvxlayers.prox.cuda import chains
 from cvxlayers.prox.level_sets import level_sets
 from cvxlayers.prox.operator import Array, Primitive
 from cvxlayers.prox.set import Set, zero_where_small
@@ -183,6 +184,8 @@ class _TautString:
 
     def forward(self, x: Array, w: Array) -> tuple[Array]:
         def every_row(x, w):
+            if chains.fits(x):
+                return (chains.total_variation(x, w),)
             xp = namespace(x)
             w = xp.broadcast_to(w, (*x.shape[:-1], x.shape[-1] - 1))
             return (level_sets(x, xp.ones_like(x), w, w),)
@@ -205,6 +208,8 @@ class _Pooling:
 
     def forward(self, x: Array, w: Array) -> tuple[Array]:
         def every_row(x, w):
+            if chains.fits(x):
+                return (chains.isotonic(x, w),)
             xp = namespace(x)
             none = xp.zeros_like(x[..., 1:])
             return (level_sets(x, xp.broadcast_to(w, x.shape), none, none + float("inf")),)
@@ -227,11 +232,10 @@ def _row_by_row(kernel: Callable[..., None]) -> Callable[[np.ndarray, np.ndarray
 
     def run(x: np.ndarray, w: np.ndarray) -> tuple[np.ndarray]:
         n, rows = x.shape[-1], prod(x.shape[:-1])
-        # Kernels take writable arrays only, though they do not write on these.
-        flat = np.require(x, np.float64, ["C", "W"]).reshape(rows, n)
+        flat = np.ascontiguousarray(x, np.float64).reshape(rows, n)
         if prod(w.shape[:-1]) != 1:
             w = np.broadcast_to(w, (*x.shape[:-1], w.shape[-1]))
-        w = np.require(w, np.float64, ["C", "W"]).reshape(-1, w.shape[-1])
+        w = np.ascontiguousarray(w, np.float64).reshape(-1, w.shape[-1])
         y = np.empty_like(flat)
         pool.run(lambda: lambda start, stop: kernel(flat, w, y, start, stop), rows, pool.available_cpus(), _GRAIN // n)
         broken = ~np.isfinite(flat.sum(axis=-1))

@@ -27,7 +27,7 @@ class OverlappingGroupLasso(Primitive):
 
     The prox is iterative: ``tol``, ``max_iter``, ``prox(x, tau, warm_start=..., return_info=True)``, the certificate
     and the derivatives are as in `TotalVariation`; ``dual`` is (*batch, 1, groups, size of the largest), or with 2 for
-    complex x. Raises SettingsError for negative weights and an index twice in a group, ShapeError if x has too few entries.
+    complex x. Raises SettingsError for negative weights and an index twice in a group, ShapeError for too few entries.
 
     Source: L. Jacob, G. Obozinski, J.-P. Vert, Group lasso with overlap and graph lasso, doi 10.1145/1553374.1553431;
     R. Jenatton, J. Mairal, G. Obozinski, F. Bach, Proximal methods for hierarchical sparse coding, JMLR 12 (2011).

@@ -1,0 +1,211 @@
+"""Total variation beside other libraries: time to a relative distance from a certified optimum, one CPU thread.
+
+    python benchmarks/total_variation.py [--python PEERS] [--only NAME]    the six images and volumes
+    python benchmarks/total_variation.py --cubes [--device cuda]           cubes of side 10, 50 and 100
+
+``PEERS`` is the Python of an environment made from requirements-prox.txt; by default one is made. Ours, and every peer,
+run in the same minutes on the same machine; results go to results/total_variation*.json.
+"""
+
+from __future__ import annotations
+
+import os
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"
+
+import argparse  # noqa: E402
+import json  # noqa: E402
+import platform  # noqa: E402
+import subprocess  # noqa: E402
+import sys  # noqa: E402
+import tempfile  # noqa: E402
+import time  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+from denoisers import DENOISERS, LEVELS, proxtorch, times_to  # noqa: E402
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from cvxlayers.prox import TotalVariation  # noqa: E402
+
+WEIGHT = 0.2
+PROBLEMS = [  # name, shape, the share of the l1 norm in the weight
+    ("TV+L1 64x64", (64, 64), 0.25),
+    ("TV+L1 256x256", (256, 256), 0.25),
+    ("TV+L1 32x32x32", (32, 32, 32), 0.25),
+    ("TV 64x64", (64, 64), 0.0),
+    ("TV 256x256", (256, 256), 0.0),
+    ("TV 32x32x32", (32, 32, 32), 0.0),
+]
+
+
+def blocks(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """Overlapping boxes of random heights, and noise of standard deviation 0.1."""
+    rng = np.random.default_rng(seed)
+    x = np.zeros(shape)
+    for _ in range(6):
+        box = []
+        for size in shape:
+            start, stop = np.sort(rng.integers(0, size + 1, 2))
+            box.append(slice(start, max(stop, start + 1)))
+        x[tuple(box)] += rng.normal()
+    return x + 0.1 * rng.normal(size=shape)
+
+
+def optimum(x: np.ndarray, weight: float, l1: float, tol: float, limit: int) -> tuple[np.ndarray, float]:
+    """The minimizer, and a bound on its relative error ||y - y*|| / ||x - y|| from the duality gap."""
+    f = TotalVariation(weight, l1, tol=tol, max_iter=limit, dim="all")
+    y, info = f.prox(x, return_info=True)
+    value = float(f(y)) + np.sum((y - x) ** 2) / 2
+    return y, float(np.sqrt(2 * info.gap * value) / np.linalg.norm(x - y))
+
+
+def ours(x, weight: float, l1: float):
+    """Ours as a function of the number of iterations, with the certificates that it makes on its way."""
+    return lambda iterations: TotalVariation(weight, l1, tol=0.0, max_iter=iterations, dim="all").prox(x)
+
+
+def ours_on(x: np.ndarray, weight: float, l1: float, device: str):
+    import torch
+
+    tensor = torch.tensor(x, device=device)
+
+    def run(iterations: int) -> np.ndarray:
+        y = TotalVariation(weight, l1, tol=0.0, max_iter=iterations, dim="all").prox(tensor)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return y.cpu().numpy()
+
+    return run
+
+
+def defaults(x: np.ndarray, weight: float, l1: float, best: np.ndarray) -> dict:
+    """What a user gets who sets nothing: time, error and gap."""
+    f = TotalVariation(weight, l1, dim="all")
+    started = time.process_time()
+    y, info = f.prox(x, return_info=True)
+    seconds = time.process_time() - started
+    error = float(np.linalg.norm(y - best) / np.linalg.norm(x - best))
+    return {"seconds": seconds, "error": error, "gap": float(info.gap), "iterations": int(info.iterations)}
+
+
+def six(python: str, only: str) -> None:
+    path = HERE / "results" / "total_variation.json"
+    rows = json.loads(path.read_text())["problems"] if only and path.exists() else {}
+    for name, shape, share in PROBLEMS:
+        if only and only not in name:
+            continue
+        x, weight, l1 = blocks(shape), WEIGHT * (1 - share), WEIGHT * share
+        best, bound = optimum(x, weight, l1, 2e-9, 100_000)
+        row = {"weight": weight, "l1": l1, "certified error": bound}
+        row["cvxlayers"] = times_to(ours(x, weight, l1), best, x)
+        single = x.astype(np.float32)
+        row["cvxlayers, float32"] = times_to(ours(single, weight, l1), best, x)
+        row["cvxlayers, defaults"] = defaults(x, weight, l1, best)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "problem.npz"
+            np.savez(file, x=x, weight=weight, l1=l1, optimum=best)
+            done = subprocess.run(
+                [python, HERE / "denoisers.py", file, *DENOISERS], capture_output=True, text=True, check=True
+            )
+        row |= {(line := json.loads(text)).pop("name"): line for text in done.stdout.splitlines()}
+        rows[name] = row
+        print(table({name: row}), flush=True)
+    path.write_text(json.dumps({"machine": machine(), "problems": rows}, indent=1) + "\n")
+    print(table(rows))
+
+
+def table(rows: dict) -> str:
+    """Milliseconds to each level, and how many times the best peer's time is ours."""
+    names = ["cvxlayers", "cvxlayers, float32", *DENOISERS]
+    lines = ["| problem | error | " + " | ".join(names) + " | best peer / ours |", "|---" * (len(names) + 3) + "|"]
+    for problem, row in rows.items():
+        for level in map(str, LEVELS):
+            seconds = {n: (row.get(n, {}).get("reached") or {}).get(level) for n in names}
+            peers = [s[0] for n, s in seconds.items() if s and n in DENOISERS]
+            mine = seconds["cvxlayers"]
+            ratio = f"{min(peers) / mine[0]:.1f}" if peers and mine else "no peer" if mine else "never"
+            shown = [f"{1e3 * s[0]:.1f} ms" if s else "never" if row.get(n, {}).get("reached") else "-"
+                     for n, s in seconds.items()]  # fmt: skip
+            lines.append(f"| {problem} | {level} | " + " | ".join(shown) + f" | {ratio} |")
+    return "\n".join(lines)
+
+
+def cubes(device: str, python: str, sides: list[int]) -> None:
+    """TV + L1 on cubes: ours and ProxTorch on ``device``, and, on a CPU, the peers too."""
+    rows = {}
+    for side in sides:
+        x, weight, l1 = blocks((side,) * 3), WEIGHT * 0.95, WEIGHT * 0.05
+        row = {}
+        if device == "cpu":
+            best, bound = optimum(x, weight, l1, 3e-8 if side > 60 else 1e-9, 20_000)
+        else:
+            import torch
+
+            f = TotalVariation(weight, l1, tol=3e-8 if side > 60 else 1e-9, max_iter=20_000, dim="all")
+            tensor = torch.tensor(x, device=device)
+            started = time.perf_counter()
+            y, info = f.prox(tensor, return_info=True)
+            torch.cuda.synchronize()
+            row["optimum"] = {"seconds": time.perf_counter() - started, "iterations": float(info.iterations)}
+            value = float(f(y) + ((y - tensor) ** 2).sum() / 2)
+            best = y.cpu().numpy()
+            bound = float(np.sqrt(2 * float(info.gap) * value) / np.linalg.norm(x - best))
+        row["certified error"] = bound
+        clock = time.process_time if device == "cpu" else time.perf_counter
+        for precision in (np.float64, np.float32):
+            name = f"cvxlayers, {np.dtype(precision).name}"
+            row[name] = times_to(ours_on(x.astype(precision), weight, l1, device), best, x, clock=clock)
+        if device != "cpu":
+            try:
+                row["proxtorch"] = times_to(proxtorch(x, weight, l1, device), best, x, clock=clock)
+            except ImportError as error:
+                row["proxtorch"] = {"error": str(error)}
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(folder) / "problem.npz"
+                np.savez(file, x=x, weight=weight, l1=l1, optimum=best)
+                command = [python, HERE / "denoisers.py", file, "proxtorch", "nilearn"]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+            row |= {(line := json.loads(text)).pop("name"): line for text in done.stdout.splitlines()}
+        rows[str(side)] = row
+        print(side, json.dumps(row), flush=True)
+    out = Path(os.environ.get("OUT", HERE / "results")) / f"total_variation_cubes_{device}.json"
+    out.write_text(json.dumps({"machine": machine(device), "cubes": rows}, indent=1) + "\n")
+
+
+def machine(device: str = "cpu") -> dict:
+    found = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
+    with open("/proc/cpuinfo") as file:
+        found["cpu"] = next((line.split(":")[1].strip() for line in file if "model name" in line), "")
+    if device != "cpu":
+        import torch
+
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", default="")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--cubes", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sides", type=int, nargs="+", default=[10, 50, 100])
+    options = parser.parse_args()
+    python = options.python
+    if not python and options.device == "cpu":
+        from environments import interpreter
+
+        python = str(interpreter("prox"))
+    if options.cubes:
+        cubes(options.device, python, options.sides)
+    else:
+        six(python, options.only)
+
+
+if __name__ == "__main__":
+    main()
