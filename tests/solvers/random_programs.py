@@ -181,7 +181,7 @@ def infeasible(
     if boundary:
         z = np.stack([_boundary(cone, rng) for _ in range(batch)])
     square = np.vecdot(z, z)
-    A = base.A - z[..., None] * (_times(base.A.mT, z) / square[:, None])[:, None, :]
+    A = _clean(base.A - z[..., None] * (_times(base.A.mT, z) / square[:, None])[:, None, :])
     b = base.b - z * ((np.vecdot(base.b, z) + 1.0) / square)[:, None]
     q = -_times(base.P, rng.standard_normal((batch, n))) - _times(A.mT, points(cone, batch, rng, dual=True))
     name = "infeasible" + (", certificate on the boundary" if boundary else "")
@@ -193,15 +193,12 @@ def unbounded(cone: Product, n: int, batch: int, seed: int, quadratic: bool = Tr
     rng = np.random.default_rng(seed)
     ray = rng.standard_normal((batch, n))
     square = np.vecdot(ray, ray)
-    # With one variable Px = 0 means P = 0: a projection would leave rounding errors, and nothing else.
-    A, P = rng.standard_normal((batch, cone.size, n)), _semidefinite(rng, batch, n, n if quadratic and n > 1 else 0)
+    A, P = rng.standard_normal((batch, cone.size, n)), _semidefinite(rng, batch, n, n if quadratic else 0)
     s = np.stack([_boundary(cone, rng, dual=False) for _ in range(batch)]) if boundary else points(cone, batch, rng)
-    A = A - (_times(A, ray) + s)[..., None] * (ray / square[:, None])[:, None, :]
-    if n == 1:
-        A = -s[..., None] / ray[:, None, :]  # as above, without rounding errors where it should be zero
+    A = _clean(A - (_times(A, ray) + s)[..., None] * (ray / square[:, None])[:, None, :])
     off = np.eye(n) - ray[:, :, None] * (ray / square[:, None])[:, None, :]
     P = off @ P @ off
-    P = 0.5 * (P + P.mT)
+    P = _clean(0.5 * (P + P.mT))
     q = rng.standard_normal((batch, n))
     q = q - ray * ((np.vecdot(q, ray) + 1.0) / square)[:, None]
     b = _times(A, rng.standard_normal((batch, n))) + points(cone, batch, rng)
@@ -239,6 +236,11 @@ def _semidefinite(rng: np.random.Generator, batch: int, n: int, rank: int) -> np
     root = rng.standard_normal((batch, n, rank))
     shift = 0.1 * np.eye(n) if rank == n else 0.0
     return root @ root.mT / max(n, 1) + (shift if rank else 0.0)
+
+
+def _clean(matrix: np.ndarray) -> np.ndarray:
+    """Zeros in place of rounding errors, which would be data of another problem."""
+    return np.where(np.abs(matrix) < 1e-13, 0.0, matrix)
 
 
 def _boundary(cone: Product, rng: np.random.Generator, dual: bool = True) -> np.ndarray:
