@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cvxlayers.array import namespace, to_library_of, visible
+from cvxlayers.array import namespace, real_dtype, to_library_of, visible
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.modulus import inner, square
 from cvxlayers.prox.operator import Array, Prox, check_range, per_entry
@@ -319,7 +319,12 @@ class Precomposed(Derived):
         tau = self._per_sample("tau", tau, x, positive=True)
         nu = self._per_sample("nu of Precomposed", self.nu, x)
         image = forward(x)
-        return x + adjoint(self.f.prox(image, tau * nu) - image) / self._over_axes(nu, x)
+        change = adjoint(self.f.prox(image, tau * nu) - image)
+        xp = namespace(x)
+        if xp.isdtype(change.dtype, "real floating"):
+            # A function may hold arrays of more precision than x.
+            change = xp.astype(change, real_dtype(x), copy=False)
+        return x + change / self._over_axes(nu, x)
 
 
 class Frame:

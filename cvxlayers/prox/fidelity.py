@@ -152,7 +152,7 @@ class LeastSquares(Primitive):
 
 
 class SolveInfo(NamedTuple):
-    """How an iterative prox ended: for every sample, the relative residual, and the iterations of the slowest one."""
+    """How an iterative prox ended, for every sample: the relative residual, and the number of iterations."""
 
     residual: Array
     iterations: Array
@@ -231,8 +231,9 @@ class LeastSquaresOperator(Primitive):
         y = self._finish(y, arranged)
         if not return_info:
             return y
+        xp = namespace(residual)
         batch = tuple(residual.shape[: residual.ndim - self.ndim])
-        return y, SolveInfo(namespace(residual).reshape(residual, batch), iterations)
+        return y, SolveInfo(xp.reshape(residual, batch), xp.astype(xp.reshape(iterations, batch), xp.int32))
 
 
 @dataclass(frozen=True)
@@ -267,12 +268,12 @@ class _NormalEquations:
             y, left = y + length * p, left - length * image
             new = dot(left, left)
             ratio = xp.where(active, new / xp.where(size > 0, size, 1.0), 0.0)
-            return y, left, left + ratio * p, new, count + 1
+            return y, left, left + ratio * p, new, count + xp.astype(active, count.dtype)
 
         left = r - start - t * self.normal(start)
         size = dot(left, left)
         y, _, _, size, count = iterate(
-            self.max_iter, step, (start, left, left, size, 0 * xp.max(goal)), lambda s: ~(s[3] > goal)
+            self.max_iter, step, (start, left, left, size, 0 * goal), lambda s: ~(s[3] > goal)
         )
         scale = dot(r, r)
         return y, xp.sqrt(size / xp.where(scale > 0, scale, 1.0)), count

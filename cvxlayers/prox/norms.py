@@ -110,7 +110,9 @@ class LInfinity(Primitive):
         return weight[..., 0] * namespace(x).max(modulus(x), axis=-1)
 
     def _prox(self, x: Array, tau: Array, weight: Array) -> Array:
-        return x - L1Ball()._project(x, radius=tau * weight)
+        t = tau * weight
+        # x where t = 0, with the derivative 1 at 0 too, which is inside the ball of radius 0.
+        return namespace(x).where(t > 0, x - L1Ball()._project(x, radius=t), x)
 
     def _conjugate(self, x: Array, weight: Array) -> Array:
         return inf_unless(namespace(x).sum(modulus(x), axis=-1, keepdims=True), weight)
@@ -133,7 +135,8 @@ class Max(Primitive):
         return weight[..., 0] * namespace(x).max(x, axis=-1)
 
     def _prox(self, x: Array, tau: Array, weight: Array) -> Array:
-        return x - Simplex()._project(x, radius=tau * weight)
+        t = tau * weight
+        return namespace(x).where(t > 0, x - Simplex()._project(x, radius=t), x)
 
     def _conjugate(self, x: Array, weight: Array) -> Array:
         return _inside_simplex(x, weight, weight)
@@ -171,7 +174,7 @@ class SumLargest(Primitive):
     def _prox(self, x: Array, tau: Array, weight: Array) -> Array:
         self._check(x)
         t = tau * weight
-        return x - CappedSimplex()._project(x, radius=self.count * t, cap=t)
+        return namespace(x).where(t > 0, x - CappedSimplex()._project(x, radius=self.count * t, cap=t), x)
 
     def _conjugate(self, x: Array, weight: Array) -> Array:
         self._check(x)
@@ -282,7 +285,7 @@ class SLOPE(Primitive):
         y = xp.take_along_axis(z, xp.argsort(order, axis=-1), axis=-1)
         r = modulus(x)
         some = r > 0
-        return x * xp.where(some, y / xp.where(some, r, 1.0), 0.0)
+        return xp.where(tau * weight > 0, x * xp.where(some, y / xp.where(some, r, 1.0), 0.0), x)
 
     def _conjugate(self, x: Array, weight: Array, levels: Array) -> Array:
         xp = namespace(x)

@@ -42,6 +42,15 @@ class Prox(ABC):
 
     def __post_init__(self) -> None:
         register_pytree(type(self), self._leaves)
+        for name in self._leaves:
+            value = getattr(self, name)
+            if is_integer(value) and not self._counts(name):
+                # JAX differentiates no integers.
+                object.__setattr__(self, name, float(value))
+
+    def _counts(self, name: str) -> bool:
+        """Whether a leaf is a number of things, which stays an integer."""
+        return False
 
     @abstractmethod
     def axes(self, x: Array) -> tuple[int, ...]:
@@ -261,6 +270,9 @@ class Primitive(Prox):
                 object.__setattr__(self, name, value := np.asarray(value, dtype=float))
             if value is not None:
                 check_range(f"{name} of {kind}", value, self._range(name))
+
+    def _counts(self, name: str) -> bool:
+        return not self._range(name)
 
     def _range(self, name: str) -> str:
         return "positive" if name in self._positive else "nonnegative" if name in self._nonnegative else ""

@@ -16,7 +16,7 @@ from cvxlayers.prox.set import Set
 
 
 class SumInfo(NamedTuple):
-    """How `Sum.prox` ended, one value per sample, and the rounds of the slowest one.
+    """How `Sum.prox` ended, one value per sample.
 
     ``gap`` bounds ||y - prox||^2 / 2 (inf where both functions are indicators: no point is seen to be feasible for
     both), ``residual`` is the distance between the two copies of y.
@@ -102,15 +102,15 @@ class Sum(Prox):
             moved = xp.sqrt(xp.sum(square(new - s), axis=axes))
             near = (residual <= self.tol * xp.sqrt(size)) & (moved <= self.tol * xp.sqrt(size))
             found = (near & ((gap <= goal) | (gap == float("inf")))) | (gap != gap)
-            return xp.where(constant.over(old), s, new), gap, residual, old | found, count + 1
+            return xp.where(constant.over(old), s, new), gap, residual, old | found, count + xp.astype(~old, count.dtype)
 
         start = constant.x
-        state = (start, limit + float("inf"), limit, done, xp.sum(0 * limit))
+        state = (start, limit + float("inf"), limit, done, 0 * limit)
         s, gap, residual, _, count = iterate(self.max_iter, round_, state, lambda state: state[3])
         splitting = _Splitting(self.f, self.g, x, tau, axes)
         s = fixed_point(lambda s: splitting.round(s)[0], s, self.max_iter, self.tol)
         y = splitting.round(s)[2]
-        return (y, SumInfo(gap, residual, count)) if return_info else y
+        return (y, SumInfo(gap, residual, xp.astype(count, xp.int32))) if return_info else y
 
 
 class _Splitting(NamedTuple):

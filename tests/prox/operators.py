@@ -8,6 +8,7 @@ from typing import Any
 
 import cvxpy as cp
 import numpy as np
+from cvxpy.transforms import indicator
 
 from cvxlayers.prox import (
     L0,
@@ -100,7 +101,7 @@ CONVEX = [
     Case(Linear(SLOPES), lambda v: SLOPES @ v),
     Case(L1(0.7), lambda v: 0.7 * cp.norm1(v)),
     Case(L1(0.7, entry_weight=WEIGHTS), lambda v: 0.7 * cp.norm1(cp.multiply(WEIGHTS, v))),
-    Case(NonnegativeL1(0.6), lambda v: 0.6 * cp.sum(v) + cp.indicator([v >= 0]), **REAL),
+    Case(NonnegativeL1(0.6), lambda v: 0.6 * cp.sum(v) + indicator([v >= 0]), **REAL),
     Case(Ridge(0.8), lambda v: 0.4 * cp.sum_squares(v)),
     Case(ElasticNet(0.5, 0.7), lambda v: 0.5 * cp.norm1(v) + 0.35 * cp.sum_squares(v)),
     Case(
@@ -113,7 +114,7 @@ CONVEX = [
     Case(SquaredHinge(0.7, LABELS), lambda v: 0.35 * cp.sum_squares(cp.pos(1 - cp.multiply(LABELS, v))), **REAL),
     Case(Logistic(1.5, LABELS), lambda v: 1.5 * cp.sum(cp.logistic(-cp.multiply(LABELS, v))), **REAL),
     Case(Poisson(0.5, COUNTS), lambda v: 0.5 * (cp.sum(v) - COUNTS[COUNTS > 0] @ cp.log(v[COUNTS > 0]))
-         + cp.indicator([v >= 0]), **REAL),
+         + indicator([v >= 0]), **REAL),
     Case(KullbackLeibler(0.5, COUNTS), lambda v: 0.5 * cp.sum(cp.kl_div(COUNTS, v)), **REAL),
     Case(LogBarrier(0.4), lambda v: -0.4 * cp.sum(cp.log(v)), **REAL),
     Case(Entropy(0.6), lambda v: -0.6 * cp.sum(cp.entr(v)), **REAL),
@@ -170,7 +171,9 @@ def minimize(expression: Expression, x: np.ndarray, tau: float) -> np.ndarray:
     v = cp.Variable(x.shape)
     objective = tau * expression(v) + cp.sum_squares(v - x) / 2
     cp.Problem(cp.Minimize(objective)).solve(
-        solver="CLARABEL", tol_gap_abs=1e-12, tol_gap_rel=1e-12, tol_feas=1e-12, reduced_tol_gap_abs=1e-8
+        solver="CLARABEL",
+        **{name: 1e-11 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas")},
+        **{f"reduced_{name}": 1e-8 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas")},
     )
     return v.value
 

@@ -116,21 +116,23 @@ def test_libraries(case):
         y = f.prox(x, tau)
         return y, f(y)
 
-    results = [both(f, torch.from_numpy(x), torch.from_numpy(tau)), jax.jit(both)(f, x, jnp.asarray(tau))]
-    results.append(torch.func.vmap(lambda x, t: both(f, x, t))(torch.from_numpy(x), torch.from_numpy(tau)))
-    results.append(jax.vmap(both, in_axes=(None, 0, 0))(f, jnp.asarray(x), jnp.asarray(tau)))
+    results = [
+        both(f, torch.from_numpy(x), torch.from_numpy(tau)),
+        torch.func.vmap(lambda x, t: both(f, x, t))(torch.from_numpy(x), torch.from_numpy(tau)),
+        jax.jit(jax.vmap(both, in_axes=(None, 0, 0)))(f, x, tau),
+    ]
     for result in results:
         for actual, wanted in zip(result, expected, strict=True):
             np.testing.assert_allclose(np.asarray(actual), wanted, rtol=1e-9, atol=1e-9)
     single = x.astype(np.float32)
-    for y in (f.prox(torch.from_numpy(single), 0.5), f.prox(jnp.asarray(single), 0.5)):
+    for y in (f.prox(torch.from_numpy(single), 0.5), jax.jit(lambda f, x: f.prox(x, 0.5))(f, single)):
         assert str(y.dtype).endswith("float32")
         np.testing.assert_allclose(np.asarray(y), f.prox(x, 0.5), rtol=1e-3, atol=1e-4)
 
 
 @every
 def test_derivatives(case):
-    """Finite differences at generic points with respect to x, tau and every weight; finite ones at degenerate points."""
+    """Finite differences at generic points with respect to x, tau and every weight; finite at degenerate points."""
     f, x = case.f, points(case.shape, 3, seed=5)
     check_prox(f, torch.from_numpy(x), taus=(0.5,))
     given = parameters(f)
@@ -153,7 +155,7 @@ def test_derivatives(case):
         return jnp.sin(with_parameters(f, dict(zip(given, leaves, strict=True))).prox(x, tau)).sum()
 
     values = [jnp.asarray(v.detach().numpy()) for v in variables]
-    found = jax.grad(in_jax, tuple(range(len(values))))(*values)
+    found = jax.jit(jax.grad(in_jax, tuple(range(len(values)))))(*values)
     for actual, wanted in zip(found, expected, strict=True):
         np.testing.assert_allclose(actual, 0 if wanted is None else wanted.numpy(), rtol=1e-8, atol=1e-10)
 
@@ -209,10 +211,10 @@ def test_iteration_reports_its_accuracy_and_takes_a_start():
     matrix = np.diff(np.eye(N), axis=0)
     right = x + matrix.sum(0)
     exact = np.linalg.solve(np.eye(N) + matrix.T @ matrix, right.T).T
-    assert info.residual.shape == (4,) and np.all(info.residual <= 1e-10) and info.iterations <= N + 1
+    assert info.residual.shape == (4,) and np.all(info.residual <= 1e-10) and np.all(info.iterations <= N + 1)
     assert np.all(np.linalg.norm(y - exact, axis=-1) <= 1e-10 * np.linalg.norm(right, axis=-1) + 1e-14)
     _, again = f.prox(x, 2.0, start=exact, return_info=True)
-    assert again.iterations == 0
+    assert np.all(again.iterations == 0)
 
 
 def test_a_matrix_per_sample_and_a_matrix_with_derivatives():
