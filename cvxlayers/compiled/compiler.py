@@ -44,23 +44,40 @@ def kernel(signature: str) -> Callable[[Function], Function]:
 def inner(function: Function) -> Function:
     """Mark a function that kernels call often: it becomes part of them, wherever it is called.
 
-    Arrays that a function is handed cost it an atomic increment and decrement each, unless it is inlined and simple:
-    loops one after the other and one return at the end.
+    Arrays that it is handed are lent to it and not counted, which would cost an atomic increment and decrement each: it
+    may neither make nor return arrays, but use parts of those it has.
     """
     if not is_available():
         return function
     from numba import njit
 
-    return njit(forceinline=True, error_model="numpy")(function)
+    return njit(forceinline=True, error_model="numpy", **_lent())(function)
+
+
+def lent(function: Function) -> Function:
+    """Mark a function that is compiled once, however often it is called; its arrays are lent to it, as to `inner`."""
+    if not is_available():
+        return function
+    from numba import njit
+
+    return njit(error_model="numpy", **_lent())(function)
 
 
 def apart(function: Function) -> Function:
-    """Mark a function that kernels call seldom: it is compiled once, however often it is called."""
+    """Mark a function that kernels call seldom: it is compiled once, and may make arrays."""
     if not is_available():
         return function
     from numba import njit
 
     return njit(error_model="numpy")(function)
+
+
+@lru_cache(maxsize=1)
+def _lent() -> dict[str, bool]:
+    """Numba's option for functions that do not count references, where it has one."""
+    from numba.core.options import DefaultOptions
+
+    return {"_nrt": False} if hasattr(DefaultOptions, "_nrt") else {}
 
 
 @lru_cache(maxsize=1)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvxlayers.compiled.compiler import apart, inner
+from cvxlayers.compiled.compiler import inner, lent
 
 _SWEEPS = 10
 _EVEN = 0.1  # the largest entries of rows and columns differ from one by less than this: balanced
@@ -87,7 +87,7 @@ def absolute_products(M, x, z, Px, Ax, ATz):
         ATz[j] = total
 
 
-@apart
+@lent
 def equilibrate(M, P, q, A, b, start, size, alike, d, e, rows, cols):
     """Scaled copies of P, q, A, b go to those of M: c D P D, c D q, E A D, E b; returns c.
 

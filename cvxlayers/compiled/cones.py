@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cvxlayers.compiled import second_order, semidefinite, three_dimensional
-from cvxlayers.compiled.compiler import apart, inner
+from cvxlayers.compiled.compiler import inner, lent
 
 ZERO, NONNEGATIVE, SECOND_ORDER, SEMIDEFINITE, EXPONENTIAL = 0, 1, 2, 3, 4  # 5: power
 
@@ -40,19 +40,7 @@ class Cones(NamedTuple):
     room: np.ndarray
 
 
-@inner
-def _square(C, at, k, number):
-    """Matrix ``number`` of those that lie in the store from ``at`` on."""
-    first = at + number * k * k
-    return C.store[first : first + k * k].reshape((k, k))
-
-
-@inner
-def _room(C, k, number):
-    return C.room[number * k * k : (number + 1) * k * k].reshape((k, k))
-
-
-@apart
+@lent
 def unit(C, s, z):
     """s and z become the central pair with mu = 1."""
     for c in range(C.kind.size):
@@ -74,7 +62,7 @@ def unit(C, s, z):
             s[first + 1] = z[first + 1] = math.sqrt(2.0 - C.alpha[c])
 
 
-@apart
+@lent
 def inside(C, v):
     """Add a multiple of the unit to v, a vector of symmetric cones, if that is needed for it to lie well inside."""
     least, largest = np.inf, 0.0
@@ -88,11 +76,11 @@ def inside(C, v):
             largest = max(largest, abs(v[first]))
         elif kind == SEMIDEFINITE:
             k = C.order[c]
-            X = _room(C, k, 0)
+            X = C.room[: k * k].reshape((k, k))
             semidefinite.unpack(v[first : first + size], X)
             for i in range(k):
                 largest = max(largest, abs(X[i, i]))
-            other = _room(C, k, 1)
+            other = C.room[k * k : 2 * k * k].reshape((k, k))
             least = min(
                 least, semidefinite.least(X, other.reshape(k * k)[:k], other.reshape(k * k)[k:] if k > 1 else other[0])
             )
@@ -113,7 +101,7 @@ def inside(C, v):
                 v[at] += shift
 
 
-@apart
+@lent
 def scale(C, s, z):
     """The scalings at (s, z); False if a pair is not inside."""
     good = True
@@ -132,8 +120,8 @@ def scale(C, s, z):
         elif kind == SEMIDEFINITE:
             k, stop = C.order[c], first + size
             good = semidefinite.scaling(
-                s[first:stop], z[first:stop], _square(C, at, k, 0), _square(C, at, k, 1), _square(C, at, k, 2),
-                C.lam[first:stop], _room(C, k, 0), _room(C, k, 1), _room(C, k, 2),
+                s[first:stop], z[first:stop], C.store[at : at + k * k].reshape((k, k)), C.store[at + k * k : at + 2 * k * k].reshape((k, k)), C.store[at + 2 * k * k : at + 3 * k * k].reshape((k, k)),
+                C.lam[first:stop], C.room[: k * k].reshape((k, k)), C.room[k * k : 2 * k * k].reshape((k, k)), C.room[2 * k * k : 3 * k * k].reshape((k, k)),
             ) and good  # fmt: skip
         elif kind >= EXPONENTIAL:
             three_dimensional.scaling(
@@ -144,11 +132,11 @@ def scale(C, s, z):
     return good
 
 
-@apart
-def subtract_hessian(C, turn, place, values):
+@lent
+def subtract_hessian(C, place, values):
     """Put -H into the values of the linear system, whose entries lie where ``place`` says, cone by cone.
 
-    Of a three-dimensional cone, put V with H^-1 = V V'; ``turn`` (m) says in which turn its rows are eliminated.
+    Three-dimensional cones have no entries there, and nonnegative rows that are eliminated by hand are at -1.
     """
     p = 0
     for c in range(C.kind.size):
@@ -157,7 +145,8 @@ def subtract_hessian(C, turn, place, values):
             p += size
         elif kind == NONNEGATIVE:
             for i in range(first, first + size):
-                values[place[p]] -= C.w[i] * C.w[i]
+                if place[p] >= 0:
+                    values[place[p]] -= C.w[i] * C.w[i]
                 p += 1
         elif kind == SECOND_ORDER and C.extra[c] >= 0:
             w, square = C.w[first : first + size], C.store[at] * C.store[at]
@@ -182,30 +171,23 @@ def subtract_hessian(C, turn, place, values):
                     p += 1
         elif kind == SEMIDEFINITE:
             k = C.order[c]
-            B = _square(C, at, k, 2)
+            B = C.store[at + 2 * k * k : at + 3 * k * k].reshape((k, k))
             p = _subtract_semidefinite(B, place, values, p)
-        else:
-            _inverted(C.store[at + 9 : at + 18], turn[first : first + 3], place[p], place[p + 2], place[p + 5], values)
-            p += 6
 
 
 @inner
-def _inverted(G, turn, first, second, third, values):
-    """Put V with V V' = H^-1 = G'G, where the diagonal entries of the cone's rows among the values show the way.
+def turned(G, first, second, third):
+    """V with V V' = G'G for the rows g1, g2, g3 of G: its rows number first, second and third, the others' zeros last.
 
-    V is G' turned by an orthogonal matrix, so that the row of the cone that is eliminated last has one entry in V, and
-    the one before two: the last one often has the most entries in A, and these shall stay in one row.
+    V is G' turned by an orthogonal matrix so that the third row is (*, 0, 0) and the second one (*, *, 0): the
+    vectors V'A then keep the entries of the third row of A to the first of them.
     """
-    diagonal = (first, second, third)
-    i, j, k = 0, 1, 2
-    if turn[i] > turn[j]:
-        i, j = j, i
-    if turn[j] > turn[k]:
-        j, k = k, j
-    if turn[i] > turn[j]:
-        i, j = j, i
-    a, b, c = (G[k], G[k + 3], G[k + 6]), (G[j], G[j + 3], G[j + 6]), (G[i], G[i + 3], G[i + 6])
-    # The reflection that sends a to a multiple of (1, 0, 0)
+    a, b, c = (
+        (G[third], G[third + 3], G[third + 6]),
+        (G[second], G[second + 3], G[second + 6]),
+        (G[first], G[first + 3], G[first + 6]),
+    )
+    # The reflection that sends a to a multiple of (1, 0, 0),
     length = np.sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2])
     length = -length if a[0] > 0.0 else length
     v = (a[0] - length, a[1], a[2])
@@ -214,15 +196,10 @@ def _inverted(G, turn, first, second, third, values):
     b = (b[0] - t * v[0], b[1] - t * v[1], b[2] - t * v[2])
     t = factor * (c[0] * v[0] + c[1] * v[1] + c[2] * v[2])
     c = (c[0] - t * v[0], c[1] - t * v[1], c[2] - t * v[2])
-    # and the rotation that then sends b to a multiple of (*, 1, 0)
+    # and the rotation that then sends b to a multiple of (*, 1, 0).
     radius = np.sqrt(b[1] * b[1] + b[2] * b[2])
     cosine, sine = (b[1] / radius, b[2] / radius) if radius > 0.0 else (1.0, 0.0)
-    at = diagonal[i]
-    values[at], values[at + 1], values[at + 2] = c[0], cosine * c[1] + sine * c[2], cosine * c[2] - sine * c[1]
-    at = diagonal[j] - 1
-    values[at], values[at + 1], values[at + 2] = b[0], radius, 0.0
-    at = diagonal[k] - 2
-    values[at], values[at + 1], values[at + 2] = length, 0.0, 0.0
+    return (c[0], cosine * c[1] + sine * c[2], cosine * c[2] - sine * c[1]), (b[0], radius), length
 
 
 @inner
@@ -243,7 +220,7 @@ def _subtract_semidefinite(B, place, values, p):
     return p
 
 
-@apart
+@lent
 def times_hessian(C, v, out):
     """out = H v."""
     for c in range(C.kind.size):
@@ -260,7 +237,11 @@ def times_hessian(C, v, out):
         elif kind == SEMIDEFINITE:
             k, stop = C.order[c], first + size
             semidefinite.congruence(
-                _square(C, at, k, 2), v[first:stop], out[first:stop], _room(C, k, 0), _room(C, k, 1)
+                C.store[at + 2 * k * k : at + 3 * k * k].reshape((k, k)),
+                v[first:stop],
+                out[first:stop],
+                C.room[: k * k].reshape((k, k)),
+                C.room[k * k : 2 * k * k].reshape((k, k)),
             )
         else:
             h = C.store[at : at + 9]
@@ -272,7 +253,28 @@ def times_hessian(C, v, out):
                     out[first + i] += product * h[k + i]
 
 
-@apart
+@lent
+def inverse_times(C, place, v, out):
+    """out = H^-1 v in the rows with ``place`` -1, which are nonnegative or of three-dimensional cones, 0 elsewhere."""
+    for c in range(C.kind.size):
+        kind, first, size, at = C.kind[c], C.start[c], C.size[c], C.store_at[c]
+        if kind == NONNEGATIVE:
+            for i in range(first, first + size):
+                out[i] = v[i] / (C.w[i] * C.w[i]) if place[i] < 0 else 0.0
+        elif kind < EXPONENTIAL:
+            for i in range(first, first + size):
+                out[i] = 0.0
+        else:
+            g = C.store[at + 9 : at + 18]
+            for i in range(first, first + 3):
+                out[i] = 0.0
+            for k in range(0, 9, 3):
+                product = g[k] * v[first] + g[k + 1] * v[first + 1] + g[k + 2] * v[first + 2]
+                for i in range(3):
+                    out[first + i] += product * g[k + i]
+
+
+@lent
 def corrected(C, s, z, ds, dz, target, out):
     """The right-hand side out of H dz + ds = -out that aims at mu = ``target`` and knows the predictor (ds, dz)."""
     for c in range(C.kind.size):
@@ -292,8 +294,8 @@ def corrected(C, s, z, ds, dz, target, out):
         elif kind == SEMIDEFINITE:
             k, stop = C.order[c], first + size
             _correct_semidefinite(
-                _square(C, at, k, 0), _square(C, at, k, 1), C.lam[first:stop], ds[first:stop], dz[first:stop], target,
-                out[first:stop], _room(C, k, 0), _room(C, k, 1), _room(C, k, 2), _room(C, k, 3),
+                C.store[at : at + k * k].reshape((k, k)), C.store[at + k * k : at + 2 * k * k].reshape((k, k)), C.lam[first:stop], ds[first:stop], dz[first:stop], target,
+                out[first:stop], C.room[: k * k].reshape((k, k)), C.room[k * k : 2 * k * k].reshape((k, k)), C.room[2 * k * k : 3 * k * k].reshape((k, k)), C.room[3 * k * k : 4 * k * k].reshape((k, k)),
             )  # fmt: skip
         else:
             H = C.store[at : at + 27]
@@ -369,7 +371,7 @@ def _least_scaled(A, lam, v, X, Y, Z):
     return semidefinite.least(X, flat[:k], flat[k:] if k > 1 else flat)
 
 
-@apart
+@lent
 def longest(C, s, z, ds, dz, most, fraction):
     """The largest step in (0, most] with (s, z) + step/fraction (ds, dz) inside; shorter at three-dimensional cones."""
     t = np.inf
@@ -387,10 +389,15 @@ def longest(C, s, z, ds, dz, most, fraction):
             t = min(t, second_order.longest(z[first:stop], dz[first:stop]))
         elif kind == SEMIDEFINITE:
             k, stop = C.order[c], first + size
-            lam, X, Y, Z = C.lam[first : first + k], _room(C, k, 0), _room(C, k, 1), _room(C, k, 2)
+            lam, X, Y, Z = (
+                C.lam[first : first + k],
+                C.room[: k * k].reshape((k, k)),
+                C.room[k * k : 2 * k * k].reshape((k, k)),
+                C.room[2 * k * k : 3 * k * k].reshape((k, k)),
+            )
             least = min(
-                _least_scaled(_square(C, at, k, 0), lam, dz[first:stop], X, Y, Z),
-                _least_scaled(_square(C, at, k, 1), lam, ds[first:stop], X, Y, Z),
+                _least_scaled(C.store[at : at + k * k].reshape((k, k)), lam, dz[first:stop], X, Y, Z),
+                _least_scaled(C.store[at + k * k : at + 2 * k * k].reshape((k, k)), lam, ds[first:stop], X, Y, Z),
             )
             if least < 0.0:
                 t = min(t, -1.0 / least)

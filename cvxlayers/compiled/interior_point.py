@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvxlayers.compiled.compiler import apart, inner, kernel
+from cvxlayers.compiled.compiler import inner, kernel, lent
 from cvxlayers.compiled.cone_program import (
     Matrices,
     absolute_products,
@@ -31,21 +31,23 @@ from cvxlayers.compiled.cones import (
     Cones,
     corrected,
     inside,
+    inverse_times,
     longest,
     scale,
     subtract_hessian,
     times_hessian,
+    turned,
     unit,
 )
 from cvxlayers.compiled.linear_algebra import dot
-from cvxlayers.compiled.quasidefinite import Supernodes, factor
+from cvxlayers.compiled.quasidefinite import Supernodes, Targets, factor, subtract_product
 from cvxlayers.compiled.quasidefinite import solve as solve_factored
 
 SOLVED, INACCURATE, INFEASIBLE, UNBOUNDED, MAX_ITERATIONS, NUMERICAL_ERROR = 0, 1, 2, 3, 4, 5  # as in Status
 
 _REGULARIZATION = 1e-8
 _REFINEMENTS = 5
-_ENOUGH = 1e-13  # a residual of the linear system, relative to its right-hand side, that needs no refinement
+_ENOUGH = 1e-12  # a residual of the linear system, relative to its right-hand side, that needs no refinement
 _FRACTION = 0.99  # of the way to the boundary
 _CERTIFIED = 1e-8  # the residual of a certificate (`cvxlayers.conic.residuals`) that ends the iteration
 _ACCEPTED = 5e-7  # and the one that counts where the iteration ends otherwise
@@ -53,21 +55,26 @@ _STUCK = 1e-4  # a step shorter than this is none
 
 
 class System(NamedTuple):
-    """The linear system: its supernodes, the places of its entries, its values and room for vectors."""
+    """The linear system: its supernodes, the places of its entries, its values and room for vectors.
+
+    `cvxlayers.solvers.interior_point.structure.System` says what the arrays up to ``diagonal`` hold.
+    """
 
     nodes: Supernodes
-    sign: np.ndarray  # of the pivots, in the order of elimination
-    place: np.ndarray  # of variables, rows and extra variables in that order
+    products: Targets
+    entries: np.ndarray
+    origin: np.ndarray
+    turn: np.ndarray
+    sign: np.ndarray
+    place: np.ndarray
     P_place: np.ndarray
     A_place: np.ndarray
     H_place: np.ndarray
     diagonal: np.ndarray
     fixed: np.ndarray  # the values with H = 0
     values: np.ndarray
+    vectors: np.ndarray
     v: np.ndarray
-    room: np.ndarray
-    rows: np.ndarray
-    weights: np.ndarray
     rx: np.ndarray
     rz: np.ndarray
     tx: np.ndarray
@@ -82,7 +89,7 @@ def _largest(v):
     return largest
 
 
-@apart
+@lent
 def _assemble(M, C, K):
     """The entries that stay the same through all iterations; H is definite and needs no regularization."""
     n = M.q.size
@@ -90,7 +97,8 @@ def _assemble(M, C, K):
     for k in range(M.P.size):
         K.fixed[K.P_place[k]] += M.P[k]
     for k in range(M.A.size):
-        K.fixed[K.A_place[k]] += M.A[k]
+        if K.A_place[k] >= 0:
+            K.fixed[K.A_place[k]] += M.A[k]
     for k in range(n):
         K.fixed[K.diagonal[k]] += _REGULARIZATION
     for c in range(C.kind.size):
@@ -99,71 +107,100 @@ def _assemble(M, C, K):
                 K.fixed[K.diagonal[k]] -= _REGULARIZATION
 
 
-@apart
-def _factor(K, C):
+@lent
+def _factor(M, C, K):
+    """Factor the system with the scaling of C."""
     for k in range(K.values.size):
         K.values[k] = K.fixed[k]
-    subtract_hessian(C, K.place[K.rx.size :], K.H_place, K.values)
-    factor(K.nodes, K.sign, K.values, K.room, K.rows, K.weights)
+    subtract_hessian(C, K.H_place, K.values)
+    count, stride = 0, K.vectors.size // 3
+    for k in range(K.products.begin.size - 1):
+        begin, row, at = K.products.begin[k], K.origin[0, k], K.origin[1, k]
+        length = K.products.begin[k + 1] - begin
+        weight, several = -1.0, 1
+        if at < 0:
+            weight = -1.0 / (C.w[row] * C.w[row])
+            for b in range(length):
+                K.vectors[b] = M.A[K.entries[0, begin + b]]
+        else:
+            several = 3
+            first, second, third = turned(C.store[at + 9 : at + 18], K.turn[0, k], K.turn[1, k], K.turn[2, k])
+            for b in range(length):
+                e0, e1, e2 = K.entries[0, begin + b], K.entries[1, begin + b], K.entries[2, begin + b]
+                a0, a1 = M.A[e0] if e0 >= 0 else 0.0, M.A[e1] if e1 >= 0 else 0.0
+                a2 = M.A[e2] if e2 >= 0 else 0.0
+                K.vectors[b] = first[0] * a0 + second[0] * a1 + third * a2
+                K.vectors[stride + b] = first[1] * a0 + second[1] * a1
+                K.vectors[2 * stride + b] = first[2] * a0
+        for q in range(several):
+            count = subtract_product(K.nodes, K.products, k, 0, weight, K.vectors, q * stride, K.values, count)
+    factor(K.nodes, K.sign, K.values, count)
 
 
-@inner
-def _direct(K, rx, rz):
-    """The solution of the regularized system, in K.v in the order of elimination."""
+@lent
+def _direct(M, C, K, rx, rz, x, z):
+    """x and z become the solution of the regularized system."""
     n, m = rx.size, rz.size
+    inverse_times(C, K.place[n : n + m], rz, K.tz)
+    times_A_transposed(M, K.tz, x)
     for i in range(n):
-        K.v[K.place[i]] = rx[i]
+        K.v[K.place[i]] = rx[i] + x[i]
     for i in range(m):
-        K.v[K.place[n + i]] = rz[i]
+        if K.place[n + i] >= 0:
+            K.v[K.place[n + i]] = rz[i]
     for i in range(n + m, K.place.size):
         K.v[K.place[i]] = 0.0
-    solve_factored(K.nodes, K.sign, K.values, K.v, K.room)
+    solve_factored(K.nodes, K.sign, K.values, K.v)
+    for i in range(n):
+        x[i] = K.v[K.place[i]]
+    times_A(M, x, z)
+    for i in range(m):
+        K.tz[i] = z[i] - rz[i]
+    inverse_times(C, K.place[n : n + m], K.tz, z)
+    for i in range(m):
+        if K.place[n + i] >= 0:
+            z[i] = K.v[K.place[n + i]]
 
 
-@apart
-def _solve(M, C, K, rx, rz, x, z, accuracy):
-    """[P A'; A -H] [x; z] = [rx; rz] by refinement of the regularized system's solution; the largest residual."""
+@lent
+def _refine(M, C, K, rx, rz, x, z, dx, dz, accuracy):
+    """Refine [P A'; A -H] [x; z] = [rx; rz]; the largest residual. dx (n) and dz (m) are room.
+
+    Rows that are eliminated by hand hold by construction.
+    """
     n, m = rx.size, rz.size
     size = max(_largest(rx), _largest(rz))
-    for i in range(n):
-        x[i] = 0.0
-    for i in range(m):
-        z[i] = 0.0
-    error = size
-    for turn in range(_REFINEMENTS):
-        if turn == 0:
-            _direct(K, rx, rz)
-        else:
-            _direct(K, K.rx, K.rz)
-        for i in range(n):
-            x[i] += K.v[K.place[i]]
-        for i in range(m):
-            z[i] += K.v[K.place[n + i]]
-        _products(M, C, K, x, z)
+    error = np.inf
+    for turn in range(_REFINEMENTS + 1):
+        times_P(M, x, K.rx)
+        times_A_transposed(M, z, K.tx)
         for i in range(n):
             K.rx[i] = rx[i] - K.rx[i] - K.tx[i]
-        for i in range(m):
-            K.rz[i] = rz[i] - K.rz[i] + K.tz[i]
-        new = max(_largest(K.rx), _largest(K.rz))
-        if not new < error:  # worse than before: take the step back
-            for i in range(n):
-                x[i] -= K.v[K.place[i]]
+        new = _largest(K.rx)
+        if K.sign.size > n:
+            times_A(M, x, K.rz)
+            times_hessian(C, z, K.tz)
             for i in range(m):
-                z[i] -= K.v[K.place[n + i]]
+                K.rz[i] = rz[i] - K.rz[i] + K.tz[i] if K.place[n + i] >= 0 else 0.0
+            new = max(new, _largest(K.rz))
+        else:
+            K.rz[:] = 0.0
+        if not new < error:
+            if turn > 0:  # worse than before: take the step back
+                for i in range(n):
+                    x[i] -= dx[i]
+                for i in range(m):
+                    z[i] -= dz[i]
             break
         last, error = error, new
-        if error <= accuracy * size or error > 0.5 * last:
+        if error <= accuracy * size or error > 0.5 * last or turn == _REFINEMENTS:
             break
+        _direct(M, C, K, K.rx, K.rz, dx, dz)
+        for i in range(n):
+            x[i] += dx[i]
+        for i in range(m):
+            z[i] += dz[i]
     return error
-
-
-@inner
-def _products(M, C, K, x, z):
-    """P x, A'z, A x and H z in K.rx, K.tx, K.rz, K.tz."""
-    times_P(M, x, K.rx)
-    times_A_transposed(M, z, K.tx)
-    times_A(M, x, K.rz)
-    times_hessian(C, z, K.tz)
 
 
 @inner
@@ -190,7 +227,10 @@ def _step(C, s, z, ds, dz, tau, dtau, kappa, dkappa, fraction):
     "void(f8[:,::1], f8[:,::1], f8[:,::1], f8[:,::1],"  # P, q, A, b
     " i8[::1], i8[::1], i8[::1], i8[::1],"  # patterns
     " i8[::1], i8[::1], i8[::1], i8[::1], f8[::1], i8[::1], i8[::1], i8,"  # cones
-    " i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], b1[::1],"  # supernodes
+    " i8[::1], i8[::1],"  # supernodes
+    " i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1],"  # and their targets
+    " i8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1],"  # those of the products
+    " i8[:,::1], i8[:,::1], i8[:,::1],"  # products
     " f8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1],"  # system
     " f8, f8, i8, i8, i8,"
     " f8[:,::1], f8[:,::1], f8[:,::1], i8[::1], i8[::1])"
@@ -199,16 +239,19 @@ def solve(
     P, q, A, b,
     P_rows, P_starts, A_rows, A_starts,
     kind, cone_start, size, order, alpha, extra, store_at, degree,
-    first, begin, rows, offset, base, shift, relative, tail, inverted,
+    first, offset,
+    node_begin, node_rows, node_base, node_shift, node_relative, node_tail,
+    begin, rows, base, shift, relative, tail,
+    entries, origin, turn,
     sign, place, P_place, A_place, H_place, diagonal,
     tol, goal, max_iter, start, stop,
     x_out, z_out, s_out, status, iterations,
 ):  # fmt: skip
-    """The elements in range(start, stop) of a batch, with P (1 or B, nnz) and so on; writes x, z, s, status, iterations.
+    """The elements in range(start, stop) of a batch, with P (1 or B, nnz) and so on; writes the last five arrays.
 
     ``tol`` is what the residuals of a solution keep to; the method goes on towards ``goal`` where that is cheap.
     """
-    n, m, N = x_out.shape[1], z_out.shape[1], place.size
+    n, m, N = x_out.shape[1], z_out.shape[1], sign.size
     most_order = widest = store_size = 1
     for c in range(kind.size):
         most_order, widest = max(most_order, order[c]), max(widest, size[c])
@@ -220,18 +263,26 @@ def solve(
         kind, cone_start, size, order, alpha, extra, store_at,
         np.ones(m), np.ones(m), np.empty(store_size), np.empty(max(4 * most_order * most_order, 2 * widest)),
     )  # fmt: skip
-    nodes = Supernodes(first, begin, rows, offset, base, shift, relative, tail, inverted)
+    nodes = Supernodes(
+        first, offset, Targets(node_begin, node_rows, node_base, node_shift, node_relative, node_tail),
+        np.empty((8, N - first[first.size - 2])), np.empty(8), np.empty(N),
+    )  # fmt: skip
+    longest_product = 1
+    for k in range(begin.size - 1):
+        longest_product = max(longest_product, begin[k + 1] - begin[k])
     values = offset[offset.size - 1]
     K = System(
-        nodes, sign, place, P_place, A_place, H_place, diagonal, np.empty(values), np.empty(values), np.empty(N),
-        np.empty(N), np.empty((8, N - first[first.size - 2])), np.empty(8), np.empty(n), np.empty(m), np.empty(n),
-        np.empty(m),
+        nodes, Targets(begin, rows, base, shift, relative, tail), entries, origin, turn,
+        sign, place, P_place, A_place, H_place, diagonal,
+        np.empty(values), np.empty(values), np.empty(3 * longest_product), np.empty(N),
+        np.empty(n), np.empty(m), np.empty(n), np.empty(m),
     )  # fmt: skip
     d, e = np.empty(n), np.empty(m)
     x, z, s = np.empty(n), np.empty(m), np.empty(m)
     dx, dz, ds = np.empty(n), np.empty(m), np.empty(m)
     x1, z1, x2, z2 = np.empty(n), np.empty(m), np.empty(n), np.empty(m)
     Px, ATz, Ax = np.empty(n), np.empty(n), np.empty(m)
+    wx, wz = np.empty(n), np.empty(m)
     rx, rz, gx, gz, rs = np.empty(n), np.empty(m), np.empty(n), np.empty(m), np.empty(m)
     best_x, best_z, best_s = np.empty(n), np.empty(m), np.empty(m)
     alike = kind > NONNEGATIVE
@@ -250,19 +301,22 @@ def solve(
             x[i] = 0.0
         if symmetric:
             scale(C, s, z)
-            _factor(K, C)
+            _factor(M, C, K)
             for i in range(n):
                 rx[i] = -M.q[i]
             if P.shape[1]:
-                _solve(M, C, K, rx, M.b, x, z, _ENOUGH)
+                _direct(M, C, K, rx, M.b, x, z)
+                _refine(M, C, K, rx, M.b, x, z, wx, wz, _ENOUGH)
                 for i in range(m):
                     s[i] = -z[i]
             else:
                 gx[:], gz[:] = 0.0, 0.0
-                _solve(M, C, K, gx, M.b, x, s, _ENOUGH)
+                _direct(M, C, K, gx, M.b, x, s)
+                _refine(M, C, K, gx, M.b, x, s, wx, wz, _ENOUGH)
                 for i in range(m):
                     s[i] = -s[i]
-                _solve(M, C, K, rx, gz, dx, z, _ENOUGH)
+                _direct(M, C, K, rx, gz, dx, z)
+                _refine(M, C, K, rx, gz, dx, z, wx, wz, _ENOUGH)
             inside(C, s)
             inside(C, z)
             for c in range(kind.size):
@@ -293,7 +347,7 @@ def solve(
             worst = max(primal, max(dual, gap))
             finite = np.isfinite(primal + dual + gap + tau + kappa)
             if finite and worst < best:
-                gained = worst < 0.1 * best
+                gained = worst < 0.5 * best
                 best, best_at, best_tau = worst, iteration, tau
                 for i in range(n):
                     best_x[i] = x[i]
@@ -336,23 +390,19 @@ def solve(
             if not (mu > 0.0 and scale(C, s, z)):
                 outcome = NUMERICAL_ERROR
                 break
-            _factor(K, C)
+            _factor(M, C, K)
             for i in range(n):
                 gx[i] = -M.q[i]
-            _solve(M, C, K, gx, M.b, x2, z2, _ENOUGH)
+            _direct(M, C, K, gx, M.b, x2, z2)
             # The predictor: right-hand side (-rx, s - rz).
             for i in range(n):
                 gx[i] = -rx[i]
             for i in range(m):
                 gz[i] = s[i] - rz[i]
-            _solve(M, C, K, gx, gz, x1, z1, _ENOUGH)
-            times_P(M, x2, K.tx)
-            along = 2.0 * dot(Px, x2) / tau  # 2 xi'P x2 with xi = x/tau
-            bottom = kappa / tau + xPx / (tau * tau) - along - dot(M.q, x2) - dot(M.b, z2)
-            top_of = rt - kappa + 2.0 * dot(Px, x1) / tau + dot(M.q, x1) + dot(M.b, z1)
-            dtau = top_of / bottom
-            for i in range(n):
-                dx[i] = x1[i] + dtau * x2[i]
+            _direct(M, C, K, gx, gz, x1, z1)
+            # With xi = x/tau, the coefficient of dtau is kappa/tau + xi'P xi - 2 xi'P x2 - q'x2 - b'z2.
+            bottom = kappa / tau + xPx / (tau * tau) - 2.0 * dot(Px, x2) / tau - dot(M.q, x2) - dot(M.b, z2)
+            dtau = (rt - kappa + 2.0 * dot(Px, x1) / tau + dot(M.q, x1) + dot(M.b, z1)) / bottom
             for i in range(m):
                 dz[i] = z1[i] + dtau * z2[i]
             times_hessian(C, dz, ds)
@@ -369,16 +419,26 @@ def solve(
             for i in range(m):
                 gz[i] = rs[i] - (1.0 - sigma) * rz[i]
             rk = kappa * tau + dkappa * dtau - sigma * mu
-            _solve(M, C, K, gx, gz, x1, z1, _ENOUGH)
-            top_of = (1.0 - sigma) * rt - rk / tau + 2.0 * dot(Px, x1) / tau + dot(M.q, x1) + dot(M.b, z1)
-            dtau = top_of / bottom
+            _direct(M, C, K, gx, gz, x1, z1)
+            dtau = (1.0 - sigma) * rt - rk / tau + 2.0 * dot(Px, x1) / tau + dot(M.q, x1) + dot(M.b, z1)
+            dtau /= bottom
             for i in range(n):
                 dx[i] = x1[i] + dtau * x2[i]
+                gx[i] -= dtau * M.q[i]
             for i in range(m):
                 dz[i] = z1[i] + dtau * z2[i]
+                gz[i] += dtau * M.b[i]
+            _refine(M, C, K, gx, gz, dx, dz, wx, wz, _ENOUGH)
             times_hessian(C, dz, ds)
             for i in range(m):
                 ds[i] = -rs[i] - ds[i]
+            if not symmetric:
+                # H is so ill-conditioned that errors of H dz would show in the residual: ds = gz - rs - A dx instead.
+                times_A(M, dx, wz)
+                for c in range(kind.size):
+                    if kind[c] >= EXPONENTIAL:
+                        for i in range(cone_start[c], cone_start[c] + 3):
+                            ds[i] = gz[i] - rs[i] - wz[i]
             dkappa = -(rk + kappa * dtau) / tau
             step = _step(C, s, z, ds, dz, tau, dtau, kappa, dkappa, _FRACTION)
             if not step > _STUCK:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cvxlayers.compiled.compiler import apart, inner
+from cvxlayers.compiled.compiler import inner, lent
 
 _ROOT = np.sqrt(2.0)
 _SWEEPS = 30
@@ -116,7 +116,7 @@ def _rotate(N, X):
             break
 
 
-@apart
+@lent
 def scaling(s, z, R, inverse, B, lam, X, Y, M):
     """R', R^-1, B = R R' and lam. False unless both matrices are positive definite. X, Y, M: room for k x k matrices."""
     k = R.shape[0]
@@ -198,7 +198,7 @@ def hessian(B, out):
                     at += 1
 
 
-@apart
+@lent
 def least(X, d, e):
     """The least eigenvalue of a symmetric matrix, which is destroyed; d and e have room for its order.
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from cvxlayers.compiled.compiler import apart, inner
+from cvxlayers.compiled.compiler import inner, lent
 
 EXPONENTIAL_CENTER = (-1.051383945322714, 0.556409619469370, 1.258967884768947)  # s = z = -grad f*(z)
 
@@ -80,7 +80,7 @@ def weights(exponential, a):
     return (1.0, 0.0, 1.0) if exponential else (1.0 - a, a, 0.0)
 
 
-@apart
+@lent
 def shadow(exponential, a, x, y, z):
     """-grad f(s): the dual point that s is the image of under -grad f*; s = (x, y, z) lies inside."""
     if exponential:
@@ -205,7 +205,7 @@ def _put(out, at, v, factor):
         out[at + k] = v[k] * factor
 
 
-@apart
+@lent
 def scaling(exponential, a, s_at, z_at, out):
     """Writes h1, h2, h3 (0:9), g1, g2, g3 (9:18), -grad f*(z) (18:21) and (Hess f*(z))^-1 (21:27).
 
@@ -265,7 +265,7 @@ def scaling(exponential, a, s_at, z_at, out):
         _put(out, 15, dual, root / own)
 
 
-@apart
+@lent
 def corrector(exponential, a, z, dz, ds, H):
     """-(1/2) D3 f*(z)[dz, Hess f*(z)^-1 ds], where H[21:27] holds the inverse of Hess f*(z)."""
     v0, v1, v2 = _symmetric((H[21], H[22], H[23], H[24], H[25], H[26]), ds)

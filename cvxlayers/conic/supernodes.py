@@ -5,12 +5,15 @@ Liu, "The role of elimination trees in sparse factorization", doi 10.1137/061101
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import scipy.sparse as sp
 
 _FILL = 0.3  # the share of zeros that two supernodes may bring in to become one
 _SMALL = 24  # as many zeros are no matter
-_GOOD_PART = 0.3
+_GOOD_PART = 0.3  # the share of the last supernode's columns from which a vector's products are collected
 _WIDE = 32  # the most columns joined that have nothing in common but their rows
 
 
@@ -31,19 +34,27 @@ def minimum_degree(pattern: sp.csc_array) -> np.ndarray:
 class SupernodalStructure:
     """Supernodes of a symmetric matrix of N columns in a given order, ready for `cvxlayers.compiled.quasidefinite`.
 
-    ``rows`` and ``cols`` are the entries of the matrix in either triangle, in its own numbering; the diagonal counts
-    as full. ``block`` (N) numbers sets of columns that are to be one supernode, each a clique that nothing is
-    eliminated before; -1 for all others. ``order[k]`` is eliminated k-th. ``position(i, j)`` says where entries (i, j) lie among the values of the
-    factor, ``size`` how many values there are, and ``work`` how many multiplications a factorization takes.
+    ``rows`` and ``cols`` are the entries of the matrix in either triangle, in its own numbering, and ``cliques`` lists
+    sets of columns that products of sparse vectors are added to; the diagonal counts as full. ``position(i, j)`` says
+    where entries (i, j) lie among the values of the factor, ``size`` how many values there are, and ``work`` how many
+    multiplications a factorization takes. ``products`` are the targets of the cliques.
     """
 
-    def __init__(self, order: np.ndarray, rows: np.ndarray, cols: np.ndarray, block: np.ndarray | None = None) -> None:
+    def __init__(self, order: np.ndarray, rows: np.ndarray, cols: np.ndarray, cliques: Sequence[np.ndarray] = ()):
         order, N = np.asarray(order), len(order)
         place = _inverse(order)
         i, j = place[rows], place[cols]
         low, high = np.minimum(i, j), np.maximum(i, j)
         off = low != high
-        below = sp.csc_array((np.ones(off.sum()), (high[off], low[off])), shape=(N, N))
+        lows, highs = [low[off]], [high[off]]
+        for clique in cliques:  # what its first column has, the elimination passes on
+            own = place[clique]
+            first = own.min(initial=N)
+            own = own[own > first]
+            lows.append(np.full(len(own), first))
+            highs.append(own)
+        low, high = np.concatenate(lows), np.concatenate(highs)
+        below = sp.csc_array((np.ones(len(low)), (high, low)), shape=(N, N))
         below.sum_duplicates()
         columns = _fill(N, below)
         # An equivalent order in which columns of one pattern are neighbours.
@@ -52,61 +63,70 @@ class SupernodalStructure:
         columns = [np.sort(moved[columns[k]]) for k in after]
         self.order = order[after]
         self.place = _inverse(self.order)
-        block = np.full(N, -1) if block is None else block[self.order]
-        first, lists = _join(columns, block.tolist())
-        self.inverted = block[first] >= 0 if N else np.zeros(0, bool)
-        self._lay_out(N, first, lists)
-
-    def _lay_out(self, N: int, first: list[int], lists: list[np.ndarray]) -> None:
-        count = len(lists)
-        lengths = np.array([len(rows) for rows in lists], np.int64)
+        first, self._lists = _join(columns)
+        self._lengths = np.array([len(rows) for rows in self._lists], np.int64)
         self.first = np.array([*first, N], np.int64)
         widths = np.diff(self.first)
-        self.begin = np.concatenate(([0], np.cumsum(lengths)))
-        self.rows = np.concatenate(lists) if lists else np.zeros(0, np.int64)
-        self.offset = np.concatenate(([0], np.cumsum(widths * lengths)))
+        self.offset = np.concatenate(([0], np.cumsum(widths * self._lengths)))
         self.size = int(self.offset[-1])
-        self.owner = np.repeat(np.arange(count), widths)
-        self.base = np.zeros(len(self.rows), np.int64)
-        self.shift = np.zeros(len(self.rows), np.int64)
-        relative: list[np.ndarray] = []
-        filled = 0
-        for j in range(count):
-            rows, width, start = lists[j], int(widths[j]), int(self.begin[j])
-            a = width
-            while a < len(rows):
-                target = int(self.owner[rows[a]])
-                stop = int(np.searchsorted(rows, self.first[target + 1]))
-                own = np.searchsorted(lists[target], rows[a:])
-                relative.append(own)
-                at = np.arange(a, stop)
-                self.base[start + at] = self.offset[target] + (rows[a:stop] - self.first[target]) * lengths[target]
-                self.shift[start + at] = filled - a
-                filled += len(own)
-                a = stop
-        self.relative = np.concatenate(relative) if relative else np.zeros(0, np.int64)
-        self._lists, self._lengths = lists, lengths
-        # Rows of the last supernode that a narrow one contributes to, if they are a good part of it.
-        self.tail = lengths.copy()
-        if count:
-            width = int(widths[-1])
-            for j in np.flatnonzero((widths[:-1] == 1) | self.inverted[:-1]):
-                there = int(np.searchsorted(lists[j], self.first[-2]))
-                if len(lists[j]) - there >= _GOOD_PART * width:
-                    self.tail[j] = there
-        rest = np.concatenate([np.arange(n, n - w, -1) for n, w in zip(lengths, widths, strict=True)] or [[0.0]])
+        self._owner = np.repeat(np.arange(len(first)), widths)
+        self.nodes = self._targets(self._lists, widths, widths == 1)
+        members = [np.sort(self.place[clique]) for clique in cliques]
+        self.products = self._targets(members, np.zeros(len(members), np.int64), np.ones(len(members), bool))
+        lengths = zip(self._lengths, widths, strict=True)
+        rest = np.concatenate([np.arange(n, n - w, -1) for n, w in lengths] or [[0.0]])
         self.work = float((rest * (rest + 1) / 2.0).sum())
+
+    def _targets(self, lists: list[np.ndarray], skip: np.ndarray, collect: np.ndarray) -> Targets:
+        """Where products of entries of vectors go, whose first ``skip`` entries are left out."""
+        begin = np.concatenate(([0], np.cumsum([len(rows) for rows in lists]))).astype(np.int64)
+        rows = np.concatenate([np.zeros(0, np.int64), *lists])
+        base, shift = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+        tail = np.diff(begin)
+        last, width = self.first[-2], self.first[-1] - self.first[-2]
+        relative: list[np.ndarray] = [np.zeros(0, np.int64)]
+        filled = 0
+        for k, own in enumerate(lists):
+            a, start = int(skip[k]), int(begin[k])
+            there = int(np.searchsorted(own, last))
+            if collect[k] and len(own) - there >= max(_GOOD_PART * width, 2):
+                tail[k] = there
+            while a < tail[k]:
+                target = int(self._owner[own[a]])
+                stop = min(int(np.searchsorted(own, self.first[target + 1])), int(tail[k]))
+                at = np.arange(a, stop)
+                relative.append(np.searchsorted(self._lists[target], own[a:]))
+                base[start + at] = self.offset[target] + (own[a:stop] - self.first[target]) * self._lengths[target]
+                shift[start + at] = filled - a
+                filled += len(own) - a
+                a = stop
+        return Targets(begin, rows, base, shift, np.concatenate(relative), tail)
 
     def position(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Where entries (i, j) of the matrix lie among the values."""
         a, b = self.place[np.asarray(i, np.int64)], self.place[np.asarray(j, np.int64)]
         low, high = np.minimum(a, b), np.maximum(a, b)
-        owner = self.owner[low]
+        owner = self._owner[low]
         # One sorted key for (supernode, row) finds all places at once.
         N = len(self.place)
-        keys = np.repeat(np.arange(len(self._lists)), self._lengths) * N + self.rows
-        at = np.searchsorted(keys, owner * N + high) - self.begin[owner]
+        keys = np.repeat(np.arange(len(self._lists)), self._lengths) * N + self.nodes.rows
+        at = np.searchsorted(keys, owner * N + high) - self.nodes.begin[owner]
         return self.offset[owner] + (low - self.first[owner]) * self._lengths[owner] + at
+
+
+class Targets(NamedTuple):
+    """Of vectors k with entries in the columns rows[begin[k] : begin[k + 1]]: where products of two entries go.
+
+    The product of entries a <= b, a < tail[k], goes to values[base[begin[k] + a] + relative[shift[begin[k] + a] + b]].
+    Columns from number tail[k] on are in the last supernode.
+    """
+
+    begin: np.ndarray
+    rows: np.ndarray
+    base: np.ndarray
+    shift: np.ndarray
+    relative: np.ndarray
+    tail: np.ndarray
 
 
 def _fill(N: int, below: sp.csc_array) -> list[np.ndarray]:
@@ -148,7 +168,7 @@ def _inverse(order: np.ndarray) -> np.ndarray:
     return place
 
 
-def _join(columns: list[np.ndarray], block: list[int]) -> tuple[list[int], list[np.ndarray]]:
+def _join(columns: list[np.ndarray]) -> tuple[list[int], list[np.ndarray]]:
     """First columns and rows of the supernodes."""
     first: list[int] = []
     lists: list[np.ndarray] = []
@@ -156,14 +176,6 @@ def _join(columns: list[np.ndarray], block: list[int]) -> tuple[list[int], list[
     for j, below in enumerate(columns):
         rows = np.concatenate(([j], below)).astype(np.int64)
         width = j - first[-1] if first else 0
-        if block[j] >= 0 or (lists and block[j - 1] >= 0):
-            if lists and block[j] == block[j - 1]:
-                lists[-1] = np.union1d(lists[-1], rows)
-            else:
-                first.append(j)
-                lists.append(rows)
-                fill.append(0)
-            continue
         if lists and len(below) and width < _WIDE and np.array_equal(lists[-1][width:], below):
             lists[-1] = np.insert(lists[-1], width, j)
             fill[-1] += width

@@ -19,7 +19,6 @@ from cvxlayers.solvers.interior_point.structure import Structure
 from cvxlayers.solvers.settings import choice, count, flag
 from cvxlayers.solvers.solver import ALL, Capabilities, Prepared, Solver
 
-
 _GOAL = 1e-2  # the accuracy that further iterations aim at once the tolerance is reached, relative to it
 
 
@@ -96,7 +95,8 @@ class _Compiled(Prepared):
 
     def _seconds(self, data: ConeData) -> float:
         program = self.program
-        return 20 * (5e-6 + 3e-10 * self._structure.system.work + 5e-9 * (program.A.nnz + self._structure.N))
+        system = self._structure.system
+        return 10 * (5e-6 + 3e-10 * system.cost + 2e-8 * (program.A.nnz + program.m + system.N))
 
 
 @lru_cache(maxsize=1)
