@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from cvxlayers.sets import Exponential, Nonnegative, Product, SecondOrder, Zero
-from cvxlayers.solvers.interior_point.cuda import fits, solve
+from cvxlayers.solvers.interior_point.cuda import fits, linear_solve, solve
 from cvxlayers.solvers.interior_point.native import Native
 
 DENSE = [(10, 20, 4096), (50, 50, 1024), (100, 100, 128), (100, 100, 1024), (200, 150, 128)]
@@ -85,6 +85,29 @@ def residuals(P, q, A, b, x, z, s) -> torch.Tensor:
     return torch.stack([primal, dual, gap]).amax(0)
 
 
+def gradients(P, q, A, b, x, w_x, z, w_z) -> tuple[torch.Tensor, ...]:
+    """Of P, q, A, b from the adjoint (conic/adjoint.py): sums over the batch for what the batch shares."""
+    if len(P) > 1:
+        grad_P = torch.bmm(torch.stack([w_x, x], -1), torch.stack([x, w_x], -2) / 2)
+    else:
+        grad_P = w_x.mT @ x
+        grad_P = ((grad_P + grad_P.mT) / 2)[None]
+    if len(A) > 1:
+        grad_A = torch.bmm(torch.stack([z, w_z], -1), torch.stack([w_x, x], -2))
+    else:
+        grad_A = (z.mT @ w_x + w_z.mT @ x)[None]
+    grad_q, grad_b = (g if len(v) > 1 else g.sum(0, keepdim=True) for g, v in ((w_x, q), (-w_z, b)))
+    return grad_P, grad_q, grad_A, grad_b
+
+
+def both_ways(cone, P, q, A, b, settings):
+    """Forward, and backward for the loss sum(x)."""
+    out = solve(cone, P, q, A, b, settings)
+    minus, zero = -torch.ones_like(out.x)[None], torch.zeros_like(out.z)[None]
+    w_x, w_z, residual = linear_solve(cone, P, A, out.z, out.s, minus, zero)
+    return *gradients(P, q, A, b, out.x, w_x[0], out.z, w_z[0]), residual
+
+
 def milliseconds(work, repetitions: int) -> float:
     """Median time of ``work()`` on the device."""
     times = []
@@ -107,13 +130,16 @@ def measure(name: str, problem, repetitions: int) -> dict:
     settings = Native()
     out = solve(cone, P, q, A, b, settings)
     worst = residuals(P, q, A, b, out.x, out.z, out.s)
+    adjoint = both_ways(cone, P, q, A, b, settings)[-1]
     row = {
         "name": name,
         "forward": milliseconds(lambda: solve(cone, P, q, A, b, settings), repetitions),
+        "both": milliseconds(lambda: both_ways(cone, P, q, A, b, settings), repetitions),
         "status": torch.bincount(out.status, minlength=7).tolist(),
         "iterations": [float(v) for v in (out.iterations.double().mean(), out.iterations.max())],
         "residual": float(worst.nan_to_num(torch.inf).max()),
         "claimed": float(out.residuals.nan_to_num(torch.inf).max()),
+        "adjoint": [float(torch.quantile(adjoint, v)) for v in (0.5, 0.99, 1.0)],
     }
     return row
 
@@ -138,7 +164,12 @@ def main() -> None:
         if options.only and not any(part in name for part in options.only.split(",")):
             continue
         rows.append(measure(name, make(), options.repetitions))
-        print(json.dumps(rows[-1]) + f" target {TARGETS.get(name)}", flush=True)
+        target = TARGETS.get(name)
+        print(
+            " ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}" for k, v in rows[-1].items()),
+            target,
+            flush=True,
+        )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 

@@ -12,7 +12,7 @@ import hashlib
 import os
 import tempfile
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def _check(result: tuple, log: str = "") -> Any:
     return values[0] if len(values) == 1 else values
 
 
-@lru_cache(maxsize=None)
+@cache
 def _capability(index: int) -> tuple[int, int] | None:
     """The compute capability of a device that can compile and run kernels; None for any other."""
     import torch

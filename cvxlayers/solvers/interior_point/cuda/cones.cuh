@@ -13,11 +13,11 @@ constexpr real STATIC_DUAL = 1e-9;  // added to H where it is diagonal: bounds t
 DEVICE real *h() { return tall_kept(CONES_KEPT); }         // rows: diagonal of H, or w of a second-order cone
 DEVICE real *root() { return tall_kept(CONES_KEPT + 1); }  // rows: the root of (H + STATIC_DUAL)^-1 where it is diagonal
 DEVICE real *eta() { return tall_kept(CONES_KEPT + 2); }   // second-order cones: H = eta^2 (2 w w' - J)
-DEVICE real *H3() { return eta() + (SOCS + 1) / 2 * 2; }   // exponential and power cones: H,
-DEVICE real *R3() { return H3() + 6 * THREES; }            // and R with H^-1 = R'R (6 each)
+DEVICE real *B3() { return eta() + (SOCS + 1) / 2 * 2; }   // exponential and power cones: B and R (9 each)
+DEVICE real *R3() { return B3() + 9 * THREES; }            // with H = B B' = (R'R)^-1
 // Second-order cones: two vectors (n) that the rows of H^(-1/2) A are made of.
 DEVICE real *vectors() {
-    return header().workspace + (TALL ? 0 : (TALL_PASSING + CONES_KEPT + 2) * tall + (SOCS + 1) / 2 * 2 + 12 * THREES);
+    return header().workspace + (TALL ? 0 : (TALL_PASSING + CONES_KEPT + 2) * tall + (SOCS + 1) / 2 * 2 + 18 * THREES);
 }
 
 constexpr int degree = LINEAR - ZEROS + SOCS + 3 * THREES;
@@ -69,7 +69,7 @@ FUNCTION void scale_cones(const real *z, const real *s) {
 #endif
 #if THREES
     LOOP for (int k = thread(); k < THREES; k += THREADS)
-        scaling3(s + ROUND + 3 * k, z + ROUND + 3 * k, alpha(k), H3() + 6 * k, R3() + 6 * k);
+        scaling3(s + ROUND + 3 * k, z + ROUND + 3 * k, alpha(k), B3() + 9 * k, R3() + 9 * k);
 #endif
 }
 
@@ -97,11 +97,7 @@ DEVICE void multiply_by_H(real *v) {
     LOOP for (int k = warp(); k < SOCS; k += WARPS) round_product(k, v, 1.0);
 #endif
 #if THREES
-    LOOP for (int k = thread(); k < THREES; k += THREADS) {
-        real x[3], *at = v + ROUND + 3 * k;
-        UNROLL for (int i = 0; i < 3; ++i) x[i] = at[i];
-        times3(H3() + 6 * k, x, at);
-    }
+    LOOP for (int k = thread(); k < THREES; k += THREADS) squared3(B3() + 9 * k, v + ROUND + 3 * k, false);
 #endif
 }
 
@@ -112,7 +108,7 @@ DEVICE void divide_by_H(real *v) {
     LOOP for (int k = warp(); k < SOCS; k += WARPS) round_product(k, v, -1.0);
 #endif
 #if THREES
-    LOOP for (int k = thread(); k < THREES; k += THREADS) solve3(R3() + 6 * k, v + ROUND + 3 * k);
+    LOOP for (int k = thread(); k < THREES; k += THREADS) squared3(R3() + 9 * k, v + ROUND + 3 * k, true);
 #endif
 }
 
@@ -147,10 +143,10 @@ DEVICE void stage_row(int i, const real *A, const real *e, const real *d, real *
     }
 #if THREES
     const int k = (i - ROUND) / 3, part = i - ROUND - 3 * k;
-    const real *r = R3() + 6 * k + part * (part + 1) / 2, scale = e[i];
+    const real *r = R3() + 9 * k + 3 * part, scale = e[i];
     LOOP for (int j = lane(); j < 16 * wide; j += 32) {
         real value = 0.0;
-        if (j < n) UNROLL for (int l = 0; l < 3; ++l) value += l <= part ? r[l] * GLOBAL(a + (l - part) * n + j) : 0.0;
+        if (j < n) UNROLL for (int l = 0; l < 3; ++l) value += r[l] * GLOBAL(a + (l - part) * n + j);
         row[j] = j < n ? value * scale * d[j] : 0.0;
     }
 #endif
@@ -264,12 +260,11 @@ FUNCTION void correct(const real *z, const real *s, const real *dz, const real *
     LOOP for (int k = thread(); k < THREES; k += THREADS) {
         const int at = ROUND + 3 * k;
         const DualBarrier f(z + at, alpha(k));
-        real inverse[6], q[3], third[3] = {0.0, 0.0, 0.0};
+        real q[3], third[3];
         UNROLL for (int i = 0; i < 3; ++i) q[i] = dS[at + i];
-        if (inverse_root3(f.hessian, inverse)) {
-            solve3(inverse, q);
-            f.third(dz + at, q, third);
-        }
+        solve_transposed3(f.R, q);
+        solve_upper3(f.R, q);
+        f.third(dz + at, q, third);
         UNROLL for (int i = 0; i < 3; ++i) ds[at + i] = s[at + i] + mu * f.gradient[i] - 0.5 * third[i];
     }
 #endif

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +100,6 @@ def _table(rows: Layout, name: str) -> np.ndarray:
     return getattr(rows, name)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kernel(name: str, launch: Launch, device: Any) -> Kernel:
     return Kernel(FOLDER / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)

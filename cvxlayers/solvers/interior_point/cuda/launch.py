@@ -113,7 +113,7 @@ _HEADER = 12  # numbers, as in layout.cuh
 
 def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
     """How `solve` is started; None where it does not fit."""
-    return _launch(rows, n, m, (5, 8), (9, 8), even(rows.socs) + 12 * rows.threes)
+    return _launch(rows, n, m, (5, 8), (9, 8), even(rows.socs) + 18 * rows.threes)
 
 
 def linear_launch(rows: Layout, n: int, m: int) -> Launch | None:
@@ -122,9 +122,7 @@ def linear_launch(rows: Layout, n: int, m: int) -> Launch | None:
 
 
 @lru_cache(maxsize=256)
-def _launch(
-    rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int], cones: int
-) -> Launch | None:
+def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int], cones: int) -> Launch | None:
     """``wide`` and ``tall`` count the vectors of n and of m: those kept, and those dead while the matrix is formed.
 
     ``cones`` counts the numbers that the scalings of curved cones take.

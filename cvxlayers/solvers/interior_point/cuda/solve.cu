@@ -252,7 +252,8 @@ FUNCTION void start() {
 struct Measure {
     real primal, dual, gap, worst;
     real xPx, qx, bz, sz;   // of the scaled embedding
-    real ATz, Ax_s, Px;     // norms, unscaled, of the homogeneous iterate
+    real rp, rd;            // norms of the unscaled residuals, and of products, of the homogeneous iterate
+    real ATz, Ax_s, Px;
 };
 
 // Px, rx, rz and the measures of the iterate; ends with a meeting.
@@ -296,8 +297,9 @@ FUNCTION Measure measure(real tau, real norm_q, real norm_b) {
     Measure is;
     is.Px = sqrt(sums[0]), is.ATz = sqrt(sums[1]), is.Ax_s = sqrt(sums[8]);
     is.xPx = sums[3], is.qx = sums[4], is.bz = sums[9], is.sz = sums[10];
-    is.dual = sqrt(sums[2]) * by_tau / larger(larger(is.Px, is.ATz) * by_tau, larger(norm_q, 1.0));
-    is.primal = sqrt(sums[7]) * by_tau / larger(sqrt(larger(sums[5], sums[6])) * by_tau, larger(norm_b, 1.0));
+    is.rp = sqrt(sums[7]), is.rd = sqrt(sums[2]);
+    is.dual = is.rd * by_tau / larger(larger(is.Px, is.ATz) * by_tau, larger(norm_q, 1.0));
+    is.primal = is.rp * by_tau / larger(sqrt(larger(sums[5], sums[6])) * by_tau, larger(norm_b, 1.0));
     const real xPx = is.xPx * by_c * by_tau * by_tau, qx = is.qx * by_c * by_tau, bz = is.bz * by_c * by_tau;
     is.gap = fabs(xPx + qx + bz) / larger(larger(fabs(xPx), fabs(qx)), larger(fabs(bz), 1.0));
     is.worst = larger(is.primal, larger(is.dual, is.gap));
@@ -416,16 +418,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
         const real norm_q = sqrt(norms[0]), norm_b = sqrt(norms[1]);
         start();
         status = MAX_ITERATIONS;
-        int good = 0, stalled = 0, refinements = 0;
-        real expected_primal = 1e300, expected_dual = 1e300;
+        int good = 0, stalled = 0, refinements = CURVED;
+        real least = 1e300, expected_rp = 1e300, expected_rd = 1e300;
         LOOP for (;; ++iteration) {
             const Measure is = measure(tau, norm_q, norm_b);
+            stalled = is.worst < 0.8 * least ? 0 : stalled + 1;
+            least = smaller(least, is.worst);
             if (is.worst < best && is.worst <= larger(INACCURACY, 100.0 * a.tol)) {
                 store(a, 1.0 / tau, true, true);
-                stalled = is.worst < 0.5 * best ? 0 : stalled + 1;
                 best = is.worst, best_primal = is.primal, best_dual = is.dual, best_gap = is.gap;
-            } else {
-                ++stalled;
             }
             good += best <= a.tol;
             if (best <= 0.01 * a.tol || good > 2 || (good && stalled)) break;
@@ -451,9 +452,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
                 break;
             }
             // The residuals of an exact step are known beforehand.
-            if (is.primal > 3.0 * expected_primal + 0.1 * a.tol || is.dual > 3.0 * expected_dual + 0.1 * a.tol)
+            if ((is.rp > 2.0 * expected_rp && is.primal > 0.1 * a.tol) || (is.rd > 2.0 * expected_rd && is.dual > 0.1 * a.tol))
                 refinements = refinements < REFINEMENTS ? refinements + 1 : REFINEMENTS;
-            if (thread() == 0) header().refinements = refinements;
+            // Where the scaling is no diagonal matrix, the last digits of the solution depend on refinement.
+            if (thread() == 0) header().refinements = CURVED && is.worst < 1e-5 ? REFINEMENTS : refinements;
 
             const real mu = (is.sz + tau * kappa) / (degree + 1);
             scale_cones(z(), s());
@@ -512,9 +514,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
             }
             LOOP for (int j = thread(); j < n; j += THREADS) x()[j] += step * (X()[j] + dtau * X()[size + j]);
             LOOP for (int i = thread(); i < m; i += THREADS) z()[i] += step * Z()[i], s()[i] += step * dS()[i];
-            const real left = (1.0 - step * (1.0 - sigma)) * tau;
+            const real left = 1.0 - step * (1.0 - sigma);
+            expected_rp = left * is.rp, expected_rd = left * is.rd;
             tau += step * dtau, kappa += step * dkappa;
-            expected_primal = left * is.primal / tau, expected_dual = left * is.dual / tau;
             meet();
         }
         if (status != INFEASIBLE && status != UNBOUNDED && best < 1e300)

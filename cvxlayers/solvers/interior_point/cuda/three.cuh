@@ -25,29 +25,46 @@ DEVICE void outer3(real *H, real scale, const real *a) {
     H[5] += scale * a[2] * a[2];
 }
 
-// R = C^-1 for the Cholesky factor C of H, lower triangular by rows: H^-1 = R'R. False if H is not positive definite.
-FUNCTION bool inverse_root3(const real *H, real *R) {
-    if (!(H[0] > 0.0)) return false;
-    const real r0 = 1.0 / sqrt(H[0]), c10 = H[1] * r0, c20 = H[2] * r0, p1 = H[3] - c10 * c10;
-    if (!(p1 > 1e-15 * H[3])) return false;
-    const real r1 = 1.0 / sqrt(p1), c21 = (H[4] - c10 * c20) * r1, p2 = H[5] - c20 * c20 - c21 * c21;
-    if (!(p2 > 1e-15 * H[5])) return false;
-    const real r2 = 1.0 / sqrt(p2);
-    R[0] = r0;
-    R[1] = -c10 * r0 * r1;
-    R[2] = r1;
-    R[3] = -(c20 * r0 + c21 * R[1]) * r2;
-    R[4] = -c21 * r1 * r2;
-    R[5] = r2;
-    return true;
+// v becomes B B'v, or with the transposed B: of a 3 x 3 matrix by rows.
+DEVICE void squared3(const real *B, real *v, bool transposed) {
+    const int row = transposed ? 1 : 3, col = transposed ? 3 : 1;
+    real w[3];
+    UNROLL for (int j = 0; j < 3; ++j) w[j] = B[j * col] * v[0] + B[row + j * col] * v[1] + B[2 * row + j * col] * v[2];
+    UNROLL for (int i = 0; i < 3; ++i) v[i] = B[i * row] * w[0] + B[i * row + col] * w[1] + B[i * row + 2 * col] * w[2];
 }
 
-// x = H^-1 x by R'R.
-DEVICE void solve3(const real *R, real *x) {
-    const real y0 = R[0] * x[0], y1 = R[1] * x[0] + R[2] * x[1], y2 = R[3] * x[0] + R[4] * x[1] + R[5] * x[2];
-    x[0] = R[0] * y0 + R[1] * y1 + R[3] * y2;
-    x[1] = R[2] * y1 + R[4] * y2;
-    x[2] = R[5] * y2;
+// A row joins the upper triangular R (00, 01, 02, 11, 12, 22): R'R grows by row row', by Givens' rotations.
+DEVICE void append3(real *R, real x0, real x1, real x2) {
+    auto rotate = [](real &a, real &b, real &cos, real &sin) {
+        const real size = fabs(a) + fabs(b), ra = a / size, rb = b / size, norm = sqrt(ra * ra + rb * rb);
+        cos = ra / norm, sin = rb / norm, a = size * norm;
+    };
+    real cos, sin;
+    if (x0 != 0.0) {
+        rotate(R[0], x0, cos, sin);
+        const real r1 = R[1], r2 = R[2];
+        R[1] = cos * r1 + sin * x1, x1 = cos * x1 - sin * r1;
+        R[2] = cos * r2 + sin * x2, x2 = cos * x2 - sin * r2;
+    }
+    if (x1 != 0.0) {
+        rotate(R[3], x1, cos, sin);
+        const real r2 = R[4];
+        R[4] = cos * r2 + sin * x2, x2 = cos * x2 - sin * r2;
+    }
+    if (x2 != 0.0) rotate(R[5], x2, cos, sin);
+}
+
+// x = R'^-1 x, and x = R^-1 x.
+DEVICE void solve_transposed3(const real *R, real *x) {
+    x[0] /= R[0];
+    x[1] = (x[1] - R[1] * x[0]) / R[3];
+    x[2] = (x[2] - R[2] * x[0] - R[4] * x[1]) / R[5];
+}
+
+DEVICE void solve_upper3(const real *R, real *x) {
+    x[2] /= R[5];
+    x[1] = (x[1] - R[4] * x[2]) / R[3];
+    x[0] = (x[0] - R[1] * x[1] - R[2] * x[2]) / R[0];
 }
 
 // l at z, not positive (or NaN) where z is not inside K*.
@@ -71,34 +88,45 @@ FUNCTION real dual_barrier(const real *z, real alpha) {
     return -l - (1.0 - alpha) * log(z[0]) - alpha * log(z[1]);
 }
 
-// l, its derivatives, and those of f*.
+// l and its derivatives; the gradient of f*, and its Hessian R'R, put together from terms that are all positive
+// semidefinite: what is nearly singular at the boundary of the cone would not survive a sum of other terms.
 struct DualBarrier {
     real level, slope[3], bend[6];  // l, grad l, Hess l
-    real weight[3], gradient[3], hessian[6];
+    real weight[3], gradient[3], R[6];
     real alpha, phi, z[3];
 
     FUNCTION DualBarrier(const real *at, real a) : alpha(a), phi(0.0) {
         UNROLL for (int i = 0; i < 3; ++i) z[i] = at[i];
         level = dual_level(z, alpha);
-        UNROLL for (int i = 0; i < 6; ++i) bend[i] = 0.0;
+        UNROLL for (int i = 0; i < 6; ++i) bend[i] = R[i] = 0.0;
+        const real by_u = 1.0 / z[0], by_l = 1.0 / level;
         if (alpha < 0.0) {
+            const real by_w = 1.0 / z[2], ratio = -z[0] * by_w, root = sqrt(-by_u * by_l);
             weight[0] = weight[2] = 1.0, weight[1] = 0.0;
-            slope[0] = -log(-z[2] / z[0]), slope[1] = 1.0, slope[2] = -z[0] / z[2];
-            bend[0] = 1.0 / z[0], bend[2] = -1.0 / z[2], bend[5] = z[0] / (z[2] * z[2]);
+            slope[0] = log(ratio), slope[1] = 1.0, slope[2] = ratio;
+            bend[0] = by_u, bend[2] = -by_w, bend[5] = z[0] * by_w * by_w;
+            append3(R, slope[0] * by_l, by_l, ratio * by_l);
+            append3(R, root, 0.0, root * ratio);
+            append3(R, -by_u, 0.0, 0.0);
+            append3(R, 0.0, 0.0, by_w);
         } else {
-            const real a2 = 2.0 * alpha, b2 = 2.0 - a2;
+            const real b = 1.0 - alpha, a2 = 2.0 * alpha, b2 = 2.0 * b, by_v = 1.0 / z[1];
             phi = level + z[2] * z[2];
-            weight[0] = 1.0 - alpha, weight[1] = alpha, weight[2] = 0.0;
-            slope[0] = a2 * phi / z[0], slope[1] = b2 * phi / z[1], slope[2] = -2.0 * z[2];
-            bend[0] = a2 * (a2 - 1.0) * phi / (z[0] * z[0]), bend[1] = a2 * b2 * phi / (z[0] * z[1]);
-            bend[3] = b2 * (b2 - 1.0) * phi / (z[1] * z[1]), bend[5] = -2.0;
+            const real rho = sqrt(phi), far = rho + fabs(z[2]), near = level / far, sign = z[2] < 0.0 ? -1.0 : 1.0;
+            weight[0] = b, weight[1] = alpha, weight[2] = 0.0;
+            slope[0] = a2 * phi * by_u, slope[1] = b2 * phi * by_v, slope[2] = -2.0 * z[2];
+            bend[0] = a2 * (a2 - 1.0) * phi * by_u * by_u, bend[1] = a2 * b2 * phi * by_u * by_v;
+            bend[3] = b2 * (b2 - 1.0) * phi * by_v * by_v, bend[5] = -2.0;
+            // l = (rho - w)(rho + w), and rho is concave: -Hess rho = a b rho k k' with k = (1/u, -1/v, 0).
+            const real x = alpha * rho * by_u, y = b * rho * by_v;
+            append3(R, x / near, y / near, -sign / near);
+            append3(R, x / far, y / far, sign / far);
+            const real curved = sqrt(alpha * b * rho * (1.0 / near + 1.0 / far));
+            append3(R, curved * by_u, -curved * by_v, 0.0);
+            append3(R, sqrt(b) * by_u, 0.0, 0.0);
+            append3(R, 0.0, sqrt(alpha) * by_v, 0.0);
         }
-        UNROLL for (int i = 0; i < 3; ++i) gradient[i] = -slope[i] / level - (weight[i] > 0.0 ? weight[i] / z[i] : 0.0);
-        UNROLL for (int i = 0; i < 6; ++i) hessian[i] = -bend[i] / level;
-        outer3(hessian, 1.0 / (level * level), slope);
-        hessian[0] += weight[0] / (z[0] * z[0]);
-        hessian[3] += weight[1] > 0.0 ? weight[1] / (z[1] * z[1]) : 0.0;
-        hessian[5] += weight[2] > 0.0 ? weight[2] / (z[2] * z[2]) : 0.0;
+        UNROLL for (int i = 0; i < 3; ++i) gradient[i] = -slope[i] * by_l - (weight[i] > 0.0 ? weight[i] / z[i] : 0.0);
     }
 
     // out = f*'''(z)[p, q]
@@ -168,41 +196,41 @@ FUNCTION void shadow(const real *s, real alpha, real *z) {
     z[2] = size > 0.0 ? -2.0 * e / s[2] : 0.0;
 }
 
-// The scaling H with H z = s and H shadow(s) = -grad f*(z), by Tuncel's update of mu Hess f*(z); without the update
-// where s and z are too near to the central path, or to the boundary, for it to be well defined.
+// The scaling H = B B' = (R'R)^-1, both by rows, with H z = s and H shadow(s) = -grad f*(z): Tuncel's update of
+// mu Hess f*(z), or the latter alone where s and z are too near to the central path for the update to be well defined.
+// With d = z - mu shadow(s), D = s + mu grad f*(z), and two vectors v and c orthogonal to z, d and to s, D,
+// H = s s'/s'z + D D'/D'd + t v v', H^-1 = z z'/s'z + d d'/D'd + c c'/t, v'c = 1, t = mu |v|^-2 / (v'(Hess f*)^-1 v).
 // Dahl and Andersen, "A primal-dual interior-point algorithm for nonsymmetric exponential-cone optimization",
 // doi 10.1007/s10107-021-01631-4.
-FUNCTION void scaling3(const real *s, const real *z, real alpha, real *H, real *R) {
+FUNCTION void scaling3(const real *s, const real *z, real alpha, real *B, real *R) {
     const DualBarrier f(z, alpha);
-    real zt[3], st[3], dz[3], ds[3], Hz[3];
+    real zt[3], dz[3], ds[3], v[3], c[3], solved[3];
     shadow(s, alpha, zt);
-    UNROLL for (int i = 0; i < 3; ++i) st[i] = -f.gradient[i];
-    const real sz = dot3(s, z), mu = sz / 3.0, mut = dot3(st, zt) / 3.0;
-    UNROLL for (int i = 0; i < 3; ++i) ds[i] = s[i] - mu * st[i], dz[i] = z[i] - mu * zt[i];
+    const real sz = dot3(s, z), mu = sz / 3.0, mut = -dot3(f.gradient, zt) / 3.0;
+    UNROLL for (int i = 0; i < 3; ++i) ds[i] = s[i] + mu * f.gradient[i], dz[i] = z[i] - mu * zt[i];
     const real across = dot3(ds, dz);
-    times3(f.hessian, zt, Hz);
-    const real off = mu * mut - 1.0, curve = dot3(zt, Hz) - 3.0 * mut * mut;
-    if (fabs(off) > 1e-8 && fabs(curve) > 2e-16 && sz > 0.0 && across > 0.0) {
-        real rest[6], axis[3], tmp[3];
-        UNROLL for (int i = 0; i < 6; ++i) rest[i] = f.hessian[i];
-        outer3(rest, -1.0 / 3.0, st);
-        UNROLL for (int i = 0; i < 3; ++i) tmp[i] = mut * st[i] - Hz[i];
-        outer3(rest, -1.0 / curve, tmp);
-        const real norm = sqrt(rest[0] * rest[0] + rest[3] * rest[3] + rest[5] * rest[5] +
-                               2.0 * (rest[1] * rest[1] + rest[2] * rest[2] + rest[4] * rest[4]));
-        axis[0] = z[1] * zt[2] - z[2] * zt[1];
-        axis[1] = z[2] * zt[0] - z[0] * zt[2];
-        axis[2] = z[0] * zt[1] - z[1] * zt[0];
-        UNROLL for (int i = 0; i < 6; ++i) H[i] = 0.0;
-        outer3(H, 1.0 / sz, s);
-        outer3(H, 1.0 / across, ds);
-        outer3(H, mu * norm / dot3(axis, axis), axis);
-        if (inverse_root3(H, R)) return;
+    if (mu * mut - 1.0 > 1e-6 && sz > 0.0 && across > 0.0) {
+        v[0] = z[1] * zt[2] - z[2] * zt[1], v[1] = z[2] * zt[0] - z[0] * zt[2], v[2] = z[0] * zt[1] - z[1] * zt[0];
+        c[0] = s[1] * ds[2] - s[2] * ds[1], c[1] = s[2] * ds[0] - s[0] * ds[2], c[2] = s[0] * ds[1] - s[1] * ds[0];
+        const real by_v = rsqrt(dot3(v, v));
+        UNROLL for (int i = 0; i < 3; ++i) v[i] *= by_v, solved[i] = v[i];
+        solve_transposed3(f.R, solved);
+        const real t = mu / dot3(solved, solved), inner = dot3(v, c);
+        if (t > 0.0 && t < 1e300 && fabs(inner) > 0.0) {
+            const real root_s = rsqrt(sz), root_d = rsqrt(across), root_t = sqrt(t), by = 1.0 / (inner * root_t);
+            UNROLL for (int i = 0; i < 3; ++i) {
+                B[3 * i] = s[i] * root_s, B[3 * i + 1] = ds[i] * root_d, B[3 * i + 2] = v[i] * root_t;
+                R[i] = z[i] * root_s, R[3 + i] = dz[i] * root_d, R[6 + i] = c[i] * by;
+            }
+            return;
+        }
     }
-    UNROLL for (int i = 0; i < 6; ++i) H[i] = mu * f.hessian[i];
-    if (inverse_root3(H, R)) return;
-    // So near to the boundary that not even the Hessian can be factored: its diagonal.
-    H[1] = H[2] = H[4] = 0.0;
-    UNROLL for (int i = 0; i < 6; i += i == 0 ? 3 : 2) H[i] = larger(fabs(H[i]), 1e-300);
-    inverse_root3(H, R);
+    const real root = sqrt(mu);
+    const real full[9] = {f.R[0], 0.0, 0.0, f.R[1], f.R[3], 0.0, f.R[2], f.R[4], f.R[5]};
+    UNROLL for (int i = 0; i < 9; ++i) B[i] = root * full[i];
+    UNROLL for (int j = 0; j < 3; ++j) {
+        real unit[3] = {j == 0 ? 1.0 : 0.0, j == 1 ? 1.0 : 0.0, j == 2 ? 1.0 : 0.0};
+        solve_transposed3(f.R, unit);
+        UNROLL for (int i = 0; i < 3; ++i) R[3 * i + j] = unit[i] / root;
+    }
 }
