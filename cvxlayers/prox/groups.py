@@ -19,15 +19,15 @@ from cvxlayers.prox.separable import inf_unless
 
 @dataclass(frozen=True, eq=False)
 class L21(Primitive):
-    """f(X) = weight sum_i row_weight_i ||X_i||_2, the sum of the norms of the rows of a matrix.
+    """f(X) = weight sum_i row_weights_i ||X_i||_2, the sum of the norms of the rows of a matrix.
 
     ``dim=(i, j)`` names two axes: the norms are taken along the second, the last one by default, and summed along the
     first. The field says L21, L2,1 or L12; here the norms are inside and the sum outside. prox multiplies each row by
-    max(0, 1 - tau weight row_weight_i / ||X_i||).
+    max(0, 1 - tau weight row_weights_i / ||X_i||).
 
     Real or complex X, (*batch, m, n) to values (*batch,). ``weight`` >= 0 is a number or one per sample,
-    ``row_weight`` >= 0 None (all 1) or an array (m, 1), or one that broadcasts against X. Raises SettingsError for
-    negative ones. The conjugate is the indicator of ||Y_i|| <= weight row_weight_i.
+    ``row_weights`` >= 0 None (all 1) or an array (m, 1), or one that broadcasts against X. Raises SettingsError for
+    negative ones. The conjugate is the indicator of ||Y_i|| <= weight row_weights_i.
 
     Source: M. Yuan, Y. Lin, Model selection and estimation in regression with grouped variables,
     doi 10.1111/j.1467-9868.2005.00532.x.
@@ -39,39 +39,39 @@ class L21(Primitive):
     """
 
     weight: Any = 1.0
-    row_weight: Any = None
+    row_weights: Any = None
 
     ndim: ClassVar[int] = 2
     _flat: ClassVar[bool] = False
-    _entries: ClassVar[tuple[str, ...]] = ("row_weight",)
-    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "row_weight")
+    _entries: ClassVar[tuple[str, ...]] = ("row_weights",)
+    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "row_weights")
     _complex: ClassVar[bool] = True
 
-    def _factor(self, weight: Array, row_weight: Any) -> Array:
+    def _factor(self, weight: Array, row_weights: Any) -> Array:
         # A row weight is broadcast along its row: any column will do.
-        return weight if row_weight is None else weight * row_weight[..., :1]
+        return weight if row_weights is None else weight * row_weights[..., :1]
 
-    def _value(self, x: Array, weight: Array, row_weight: Any = None) -> Array:
-        factor = self._factor(weight, row_weight)
+    def _value(self, x: Array, weight: Array, row_weights: Any = None) -> Array:
+        factor = self._factor(weight, row_weights)
         return namespace(x).sum(factor[..., 0] * norm(x, (-1,)), axis=-1)
 
-    def _prox(self, x: Array, tau: Array, weight: Array, row_weight: Any = None) -> Array:
-        return shrink_norm(x, tau * self._factor(weight, row_weight), (-1,))
+    def _prox(self, x: Array, tau: Array, weight: Array, row_weights: Any = None) -> Array:
+        return shrink_norm(x, tau * self._factor(weight, row_weights), (-1,))
 
-    def _conjugate(self, x: Array, weight: Array, row_weight: Any = None) -> Array:
-        return inf_unless(norm(x, (-1,)), self._factor(weight, row_weight)[..., 0])
+    def _conjugate(self, x: Array, weight: Array, row_weights: Any = None) -> Array:
+        return inf_unless(norm(x, (-1,)), self._factor(weight, row_weights)[..., 0])
 
 
 @dataclass(frozen=True, eq=False)
 class GroupLasso(Primitive):
-    """f(x) = weight sum_g group_weight_g ||x_g||_2 + l1 ||x||_1, over groups that share no entry; l1 = 0 by default.
+    """f(x) = weight sum_g group_weights_g ||x_g||_2 + l1 ||x||_1, over groups that share no entry; l1 = 0 by default.
 
     ``groups`` is a sequence of sequences of indices, or one array of n integers that says the group 0, 1, ... of each
     entry. Each index of 0 ... n-1 is in one group: an index in two is an error (see `OverlappingGroupLasso`), and so is
     a gap. For entries that should not be penalized, give a group of weight 0.
 
-    prox is soft thresholding of the entries at tau l1, then x_g max(0, 1 - tau weight group_weight_g / ||x_g||): with
-    l1 > 0 the sparse group lasso. ``weight`` and ``l1`` >= 0 are numbers or one per sample, ``group_weight`` >= 0 None
+    prox is soft thresholding of the entries at tau l1, then x_g max(0, 1 - tau weight group_weights_g / ||x_g||): with
+    l1 > 0 the sparse group lasso. ``weight`` and ``l1`` >= 0 are numbers or one per sample, ``group_weights`` >= 0 None
     (all 1; sqrt(size) is usual too) or an array of one per group. Real or complex x, (*batch, n) to values (*batch,).
     Raises SettingsError for negative weights, overlaps and gaps, ShapeError if x does not have n entries.
 
@@ -86,21 +86,21 @@ class GroupLasso(Primitive):
 
     groups: Sequence[Sequence[int]] | np.ndarray
     weight: Any = 1.0
-    group_weight: Any = None
+    group_weights: Any = None
     l1: Any = 0.0
 
     _samples: ClassVar[tuple[str, ...]] = ("weight", "l1")
-    _constants: ClassVar[tuple[str, ...]] = ("group_weight",)
-    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "l1", "group_weight")
+    _constants: ClassVar[tuple[str, ...]] = ("group_weights",)
+    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "l1", "group_weights")
     _complex: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "groups", check_groups(self.groups))
-        given = self.group_weight
+        given = self.group_weights
         if given is not None and getattr(given, "ndim", 0) and given.shape[-1] != len(self.groups):
             raise SettingsError(
-                f"group_weight of GroupLasso should end in ({len(self.groups)},), the groups; got {given.shape}."
+                f"group_weights of GroupLasso should end in ({len(self.groups)},), the groups; got {given.shape}."
             )
 
     def _sizes(self, x: Array) -> tuple[Array, Any]:
@@ -116,25 +116,25 @@ class GroupLasso(Primitive):
         some = total > 0
         return xp.where(some, xp.sqrt(xp.where(some, total, 1.0)), 0.0), index
 
-    def _value(self, x: Array, weight: Array, l1: Array, group_weight: Any = None) -> Array:
+    def _value(self, x: Array, weight: Array, l1: Array, group_weights: Any = None) -> Array:
         xp = namespace(x)
         sizes, _ = self._sizes(x)
-        factor = weight if group_weight is None else weight * group_weight
+        factor = weight if group_weights is None else weight * group_weights
         return xp.sum(factor * sizes, axis=-1) + xp.sum(l1 * modulus(x), axis=-1)
 
-    def _prox(self, x: Array, tau: Array, weight: Array, l1: Array, group_weight: Any = None) -> Array:
+    def _prox(self, x: Array, tau: Array, weight: Array, l1: Array, group_weights: Any = None) -> Array:
         x = shrink_norm(x[..., None], (tau * l1)[..., None], (-1,))[..., 0]
         xp = namespace(x)
         sizes, index = self._sizes(x)
-        t = tau * (weight if group_weight is None else weight * group_weight) + 0 * sizes
+        t = tau * (weight if group_weights is None else weight * group_weights) + 0 * sizes
         kept = sizes > t
         factor = xp.where(kept, 1 - t / xp.where(kept, sizes, 1.0), xp.where(t > 0, 0 * t, 0 * t + 1))
         return x * take(factor, index)
 
-    def _conjugate(self, x: Array, weight: Array, l1: Array, group_weight: Any = None) -> Array:
+    def _conjugate(self, x: Array, weight: Array, l1: Array, group_weights: Any = None) -> Array:
         # What the L1 part leaves of y has to fit into the dual balls of the groups.
         left = shrink_norm(x[..., None], l1[..., None], (-1,))[..., 0]
-        return inf_unless(self._sizes(left)[0], weight if group_weight is None else weight * group_weight)
+        return inf_unless(self._sizes(left)[0], weight if group_weights is None else weight * group_weights)
 
 
 def check_groups(groups: Any) -> tuple[tuple[int, ...], ...]:

@@ -27,7 +27,7 @@ class Hinge(Entrywise):
 
     label: Any = 1.0
 
-    _entries: ClassVar[tuple[str, ...]] = ("entry_weight", "label")
+    _entries: ClassVar[tuple[str, ...]] = ("entry_weights", "label")
 
     def _phi(self, x: Array, label: Array) -> Array:
         gap = 1 - label * x
@@ -52,7 +52,7 @@ class SquaredHinge(Entrywise):
 
     label: Any = 1.0
 
-    _entries: ClassVar[tuple[str, ...]] = ("entry_weight", "label")
+    _entries: ClassVar[tuple[str, ...]] = ("entry_weights", "label")
 
     def _phi(self, x: Array, label: Array) -> Array:
         gap = 1 - label * x
@@ -77,7 +77,7 @@ class Logistic(Entrywise):
 
     label: Any = 1.0
 
-    _entries: ClassVar[tuple[str, ...]] = ("entry_weight", "label")
+    _entries: ClassVar[tuple[str, ...]] = ("entry_weights", "label")
 
     def _phi(self, x: Array, label: Array) -> Array:
         xp = namespace(x)
@@ -122,8 +122,8 @@ class Poisson(Entrywise):
 
     count: Any = 1.0
 
-    _entries: ClassVar[tuple[str, ...]] = ("entry_weight", "count")
-    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "entry_weight", "count")
+    _entries: ClassVar[tuple[str, ...]] = ("entry_weights", "count")
+    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "entry_weights", "count")
 
     def _phi(self, x: Array, count: Array) -> Array:
         xp = namespace(x)
@@ -169,10 +169,10 @@ class LogBarrier(Entrywise):
     def _shrink(self, x: Array, t: Array) -> Array:
         return positive_root(x, t)
 
-    def _conjugate(self, x: Array, weight: Array, entry_weight: Any = None) -> Array:
+    def _conjugate(self, x: Array, weight: Array, entry_weights: Any = None) -> Array:
         # -w - w log(-y / w), y < 0.
         xp = namespace(x)
-        factor = (weight if entry_weight is None else weight * entry_weight) + 0 * x
+        factor = (weight if entry_weights is None else weight * entry_weights) + 0 * x
         some = (x < 0) & (factor > 0)
         ratio = -xp.where(some, x, -1.0) / xp.where(some, factor, 1.0)
         edge = xp.where((factor == 0) & (x <= 0), 0 * x, float("inf"))
@@ -214,9 +214,9 @@ class Entropy(Entrywise):
         y = t * xp.exp(newton(equation, start, (target,)))
         return xp.where(some, y, xp.where(x > 0, x, 0.0))
 
-    def _conjugate(self, x: Array, weight: Array, entry_weight: Any = None) -> Array:
+    def _conjugate(self, x: Array, weight: Array, entry_weights: Any = None) -> Array:
         xp = namespace(x)
-        factor = (weight if entry_weight is None else weight * entry_weight) + 0 * x
+        factor = (weight if entry_weights is None else weight * entry_weights) + 0 * x
         some = factor > 0
         edge = xp.where(x <= 0, 0 * x, float("inf"))
         return xp.sum(xp.where(some, factor * xp.exp(x / xp.where(some, factor, 1.0) - 1), edge), axis=-1)

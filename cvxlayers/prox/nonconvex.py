@@ -43,7 +43,7 @@ def clamp(y: Array, low: Array, high: Array) -> Array:
 class L0(Nonconvex):
     """f(x) = weight (number of nonzero entries); prox is hard thresholding: x_i where |x_i| > sqrt(2 t_i), else 0.
 
-    t_i = tau weight entry_weight_i, from comparing t + 0 with x^2 / 2. Real or complex x; shapes and errors as `L1`.
+    t_i = tau weight entry_weights_i, from comparing t + 0 with x^2 / 2. Real or complex x; shapes and errors as `L1`.
 
     Source: T. Blumensath, M. E. Davies, Iterative thresholding for sparse approximations,
     doi 10.1007/s00041-008-9035-z.
@@ -124,7 +124,7 @@ class MCP(Nonconvex):
     gamma: Any = 3.0
 
     _samples: ClassVar[tuple[str, ...]] = ("weight", "threshold", "gamma")
-    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "threshold", "entry_weight")
+    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "threshold", "entry_weights")
     _positive: ClassVar[tuple[str, ...]] = ("gamma",)
 
     def _phi_of_size(self, r: Array, threshold: Array, gamma: Array) -> Array:
@@ -160,7 +160,7 @@ class SCAD(Nonconvex):
     a: Any = 3.7
 
     _samples: ClassVar[tuple[str, ...]] = ("weight", "threshold", "a")
-    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "threshold", "entry_weight")
+    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "threshold", "entry_weights")
 
     def __post_init__(self) -> None:
         super().__post_init__()

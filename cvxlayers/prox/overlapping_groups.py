@@ -19,10 +19,10 @@ from cvxlayers.prox.total_variation import channels, check_iteration, tolerance,
 
 @dataclass(frozen=True, eq=False)
 class OverlappingGroupLasso(Primitive):
-    """f(x) = weight sum_g group_weight_g ||x_g||_2 + l1 ||x||_1, over groups that may share entries; l1 = 0 by default.
+    """f(x) = weight sum_g group_weights_g ||x_g||_2 + l1 ||x||_1, over groups that may share entries; l1 = 0 else.
 
     ``groups`` is a sequence of sequences of indices; entries in no group are not penalized by the first term. Shapes: x
-    (*batch, n), real or complex. ``weight`` and ``l1`` >= 0 are numbers or one per sample, ``group_weight`` >= 0 None
+    (*batch, n), real or complex. ``weight`` and ``l1`` >= 0 are numbers or one per sample, ``group_weights`` >= 0 None
     (all 1) or an array of one per group. For groups without overlap `GroupLasso` has a formula.
 
     The prox is iterative: ``tol``, ``max_iter``, ``prox(x, tau, warm_start=..., return_info=True)``, the certificate
@@ -40,14 +40,14 @@ class OverlappingGroupLasso(Primitive):
 
     groups: Sequence[Sequence[int]]
     weight: Any = 1.0
-    group_weight: Any = None
+    group_weights: Any = None
     l1: Any = 0.0
     tol: float | None = None
     max_iter: int = 5000
 
     _samples: ClassVar[tuple[str, ...]] = ("weight", "l1")
-    _constants: ClassVar[tuple[str, ...]] = ("group_weight",)
-    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "l1", "group_weight")
+    _constants: ClassVar[tuple[str, ...]] = ("group_weights",)
+    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "l1", "group_weights")
     _complex: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -63,10 +63,10 @@ class OverlappingGroupLasso(Primitive):
         if not groups:
             raise SettingsError("groups of OverlappingGroupLasso should not be empty: `L1` or `Zero` has no groups.")
         object.__setattr__(self, "groups", groups)
-        given = self.group_weight
+        given = self.group_weights
         if given is not None and getattr(given, "ndim", 0) and given.shape[-1] != len(groups):
             raise SettingsError(
-                f"group_weight of OverlappingGroupLasso should end in ({len(groups)},), the groups; got {given.shape}."
+                f"group_weights of OverlappingGroupLasso should end in ({len(groups)},), the groups; got {given.shape}."
             )
 
     def prox(self, x: Array, tau: Any = 1.0, *, warm_start: Array | None = None, return_info: bool = False) -> Any:
@@ -77,16 +77,16 @@ class OverlappingGroupLasso(Primitive):
         y = self._finish(y, arranged)
         return (y, Info(gap, iterations, field)) if return_info else y
 
-    def _value(self, x: Array, weight: Array, l1: Array, group_weight: Any = None) -> Array:
+    def _value(self, x: Array, weight: Array, l1: Array, group_weights: Any = None) -> Array:
         xp, K = namespace(x), self._map(x)
         lengths = xp.sqrt(K.group_sum(K.apply(channels(x, 1)) ** 2))
-        if group_weight is not None:
-            lengths = lengths * group_weight[..., None]
+        if group_weights is not None:
+            lengths = lengths * group_weights[..., None]
         total = weight[..., 0] * xp.sum(lengths, axis=K.field_axes)
         return total + l1[..., 0] * xp.sum(xp.abs(x), axis=-1)
 
-    def _prox(self, x: Array, tau: Array, weight: Array, l1: Array, group_weight: Any = None) -> Array:
-        return self._minimize(x, tau, None, weight, l1, group_weight)[0]
+    def _prox(self, x: Array, tau: Array, weight: Array, l1: Array, group_weights: Any = None) -> Array:
+        return self._minimize(x, tau, None, weight, l1, group_weights)[0]
 
     def _map(self, x: Array) -> Gather:
         n = x.shape[-1]
@@ -98,13 +98,13 @@ class OverlappingGroupLasso(Primitive):
         return Gather(self.groups, n)  # pyright: ignore[reportArgumentType]
 
     def _minimize(
-        self, x: Array, tau: Array, start: Any, weight: Array, l1: Array, group_weight: Any = None
+        self, x: Array, tau: Array, start: Any, weight: Array, l1: Array, group_weights: Any = None
     ) -> tuple[Array, ...]:
         K = self._map(x)
         stacked = channels(x, 1)
         radius = (tau * weight)[..., None, None]
-        if group_weight is not None:
-            radius = radius * group_weight[..., None, :, None]
+        if group_weights is not None:
+            radius = radius * group_weights[..., None, :, None]
         threshold = (tau * l1)[..., None]
         first = K.apply(0 * stacked)
         if start is not None:

@@ -13,18 +13,18 @@ from cvxlayers.prox.operator import Array, Primitive, check_interval
 
 @dataclass(frozen=True, eq=False)
 class Entrywise(Primitive):
-    """f(x) = weight sum_i entry_weight_i phi(x_i).
+    """f(x) = weight sum_i entry_weights_i phi(x_i).
 
-    ``weight`` >= 0 is a number or one per sample, ``entry_weight`` >= 0 None (all 1), or an array that broadcasts
+    ``weight`` >= 0 is a number or one per sample, ``entry_weights`` >= 0 None (all 1), or an array that broadcasts
     against x. A subclass fills in ``_phi(x, **parameters)``, by entry, and ``_shrink(x, t, **parameters)`` =
     argmin_y t phi(y) + |y - x|^2 / 2, where t >= 0 has as many axes as x.
     """
 
     weight: Any = 1.0
-    entry_weight: Any = field(default=None, kw_only=True)
+    entry_weights: Any = field(default=None, kw_only=True)
 
-    _entries: ClassVar[tuple[str, ...]] = ("entry_weight",)
-    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "entry_weight")
+    _entries: ClassVar[tuple[str, ...]] = ("entry_weights",)
+    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "entry_weights")
 
     @abstractmethod
     def _phi(self, x: Array, **parameters: Array) -> Array:
@@ -34,22 +34,22 @@ class Entrywise(Primitive):
     def _shrink(self, x: Array, t: Array, **parameters: Array) -> Array:
         """prox_{t phi} by entry."""
 
-    def _value(self, x: Array, weight: Array, entry_weight: Any = None, **parameters: Array) -> Array:
+    def _value(self, x: Array, weight: Array, entry_weights: Any = None, **parameters: Array) -> Array:
         xp = namespace(x)
         phi = self._phi(x, **parameters)
-        factor = weight if entry_weight is None else weight * entry_weight
+        factor = weight if entry_weights is None else weight * entry_weights
         # The domain does not depend on the weight.
         inside = phi < float("inf")
         return xp.sum(xp.where(inside, factor * xp.where(inside, phi, 0.0), phi), axis=-1)
 
-    def _prox(self, x: Array, tau: Array, weight: Array, entry_weight: Any = None, **parameters: Array) -> Array:
+    def _prox(self, x: Array, tau: Array, weight: Array, entry_weights: Any = None, **parameters: Array) -> Array:
         t = tau * weight
-        return self._shrink(x, t if entry_weight is None else t * entry_weight, **parameters)
+        return self._shrink(x, t if entry_weights is None else t * entry_weights, **parameters)
 
 
 @dataclass(frozen=True, eq=False)
 class Even(Entrywise):
-    """f(x) = weight sum_i entry_weight_i phi(|x_i|) for real or complex x, |prox(x)| <= |x|: the phase is kept.
+    """f(x) = weight sum_i entry_weights_i phi(|x_i|) for real or complex x, |prox(x)| <= |x|: the phase is kept.
 
     A subclass fills in ``_phi_of_size(r, **parameters)`` and ``_shrink_size(r, t, **parameters)``, where r = |x| >= 0
     and t > 0; for t = 0 the prox is the identity.
@@ -79,11 +79,11 @@ class Even(Entrywise):
 
 @dataclass(frozen=True, eq=False)
 class L1(Even):
-    """f(x) = weight sum_i entry_weight_i |x_i|; prox is soft thresholding, x_i max(0, 1 - t_i / |x_i|).
+    """f(x) = weight sum_i entry_weights_i |x_i|; prox is soft thresholding, x_i max(0, 1 - t_i / |x_i|).
 
-    t_i = tau weight entry_weight_i. Real or complex x, (*batch, n) to values (*batch,); ``weight`` >= 0 is a number or
-    one per sample, ``entry_weight`` >= 0 broadcasts against x. Raises SettingsError for negative ones. The conjugate
-    is the indicator of |y_i| <= weight entry_weight_i.
+    t_i = tau weight entry_weights_i. Real or complex x, (*batch, n) to values (*batch,); ``weight`` >= 0 is a number or
+    one per sample, ``entry_weights`` >= 0 broadcasts against x. Raises SettingsError for negative ones. The conjugate
+    is the indicator of |y_i| <= weight entry_weights_i.
 
     Source: I. Daubechies, M. Defrise, C. De Mol, An iterative thresholding algorithm for linear inverse problems,
     doi 10.1002/cpa.20042.
@@ -99,16 +99,16 @@ class L1(Even):
     def _shrink_size(self, r: Array, t: Array) -> Array:
         return namespace(r).where(r > t, r - t, 0.0)
 
-    def _conjugate(self, x: Array, weight: Array, entry_weight: Any = None) -> Array:
-        bound = weight if entry_weight is None else weight * entry_weight
+    def _conjugate(self, x: Array, weight: Array, entry_weights: Any = None) -> Array:
+        bound = weight if entry_weights is None else weight * entry_weights
         return inf_unless(modulus(x), bound)
 
 
 @dataclass(frozen=True, eq=False)
 class NonnegativeL1(Entrywise):
-    """f(x) = weight sum_i entry_weight_i x_i for x >= 0, inf otherwise; prox is max(x_i - t_i, 0).
+    """f(x) = weight sum_i entry_weights_i x_i for x >= 0, inf otherwise; prox is max(x_i - t_i, 0).
 
-    Shapes and errors as `L1`. The conjugate is the indicator of y_i <= weight entry_weight_i.
+    Shapes and errors as `L1`. The conjugate is the indicator of y_i <= weight entry_weights_i.
 
     >>> import numpy as np
     >>> NonnegativeL1(2.0).prox(np.array([3.0, -1.0, 0.5]))
@@ -121,13 +121,13 @@ class NonnegativeL1(Entrywise):
     def _shrink(self, x: Array, t: Array) -> Array:
         return namespace(x).where(x > t, x - t, 0.0)
 
-    def _conjugate(self, x: Array, weight: Array, entry_weight: Any = None) -> Array:
-        return inf_unless(x, weight if entry_weight is None else weight * entry_weight)
+    def _conjugate(self, x: Array, weight: Array, entry_weights: Any = None) -> Array:
+        return inf_unless(x, weight if entry_weights is None else weight * entry_weights)
 
 
 @dataclass(frozen=True, eq=False)
 class Ridge(Entrywise):
-    """f(x) = (weight/2) sum_i entry_weight_i |x_i|^2; prox is x_i / (1 + t_i).
+    """f(x) = (weight/2) sum_i entry_weights_i |x_i|^2; prox is x_i / (1 + t_i).
 
     Half the *square* of the L2 norm: what ProxTorch calls L2Prox and FrobeniusProx. The norm itself is `L2`. Shapes and
     errors as `L1`.
@@ -145,9 +145,9 @@ class Ridge(Entrywise):
     def _shrink(self, x: Array, t: Array) -> Array:
         return x / (1 + t)
 
-    def _conjugate(self, x: Array, weight: Array, entry_weight: Any = None) -> Array:
+    def _conjugate(self, x: Array, weight: Array, entry_weights: Any = None) -> Array:
         xp = namespace(x)
-        factor = weight if entry_weight is None else weight * entry_weight
+        factor = weight if entry_weights is None else weight * entry_weights
         some = factor > 0
         terms = square(x) / (2 * xp.where(some, factor, 1.0))
         return xp.sum(xp.where(some | (square(x) == 0), terms, float("inf")), axis=-1)
@@ -155,10 +155,10 @@ class Ridge(Entrywise):
 
 @dataclass(frozen=True, eq=False)
 class ElasticNet(Primitive):
-    """f(x) = sum_i entry_weight_i (weight |x_i| + ridge |x_i|^2 / 2), entry_weight 1 by default.
+    """f(x) = sum_i entry_weights_i (weight |x_i| + ridge |x_i|^2 / 2), entry_weights 1 by default.
 
-    prox is soft thresholding at tau weight entry_weight, over 1 + tau ridge entry_weight. ``weight`` and ``ridge`` >= 0
-    are numbers or one per sample; shapes and errors as `L1`. The conjugate is max(|y| - weight, 0)^2 / (2 ridge), by
+    prox is soft thresholding at tau weight entry_weights, over 1 + tau ridge entry_weights. ``weight`` and ``ridge``
+    >= 0 are numbers or one per sample; shapes and errors as `L1`. The conjugate is max(|y| - weight, 0)^2 / (2 ridge), by
     entry.
 
     Source: H. Zou, T. Hastie, Regularization and variable selection via the elastic net,
@@ -171,24 +171,24 @@ class ElasticNet(Primitive):
 
     weight: Any = 1.0
     ridge: Any = 1.0
-    entry_weight: Any = field(default=None, kw_only=True)
+    entry_weights: Any = field(default=None, kw_only=True)
 
     _samples: ClassVar[tuple[str, ...]] = ("weight", "ridge")
-    _entries: ClassVar[tuple[str, ...]] = ("entry_weight",)
-    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "ridge", "entry_weight")
+    _entries: ClassVar[tuple[str, ...]] = ("entry_weights",)
+    _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "ridge", "entry_weights")
     _complex: ClassVar[bool] = True
 
-    def _value(self, x: Array, weight: Array, ridge: Array, entry_weight: Any = None) -> Array:
+    def _value(self, x: Array, weight: Array, ridge: Array, entry_weights: Any = None) -> Array:
         terms = weight * modulus(x) + ridge / 2 * square(x)
-        return namespace(x).sum(terms if entry_weight is None else entry_weight * terms, axis=-1)
+        return namespace(x).sum(terms if entry_weights is None else entry_weights * terms, axis=-1)
 
-    def _prox(self, x: Array, tau: Array, weight: Array, ridge: Array, entry_weight: Any = None) -> Array:
-        t = tau if entry_weight is None else tau * entry_weight
+    def _prox(self, x: Array, tau: Array, weight: Array, ridge: Array, entry_weights: Any = None) -> Array:
+        t = tau if entry_weights is None else tau * entry_weights
         return L1()._shrink(x, t * weight) / (1 + t * ridge)
 
-    def _conjugate(self, x: Array, weight: Array, ridge: Array, entry_weight: Any = None) -> Array:
+    def _conjugate(self, x: Array, weight: Array, ridge: Array, entry_weights: Any = None) -> Array:
         xp = namespace(x)
-        factor = (0 * weight + 1 if entry_weight is None else entry_weight) + 0 * modulus(x)
+        factor = (0 * weight + 1 if entry_weights is None else entry_weights) + 0 * modulus(x)
         over = modulus(x) - factor * weight
         over = xp.where(over > 0, over, 0.0)
         curved = factor * ridge
@@ -231,9 +231,9 @@ class Huber(Even):
         far = r > delta * (1 + t)
         return xp.where(far, x * (1 - t * delta / xp.where(far, r, 1.0)), x / (1 + t))
 
-    def _conjugate(self, x: Array, weight: Array, delta: Array, entry_weight: Any = None) -> Array:
+    def _conjugate(self, x: Array, weight: Array, delta: Array, entry_weights: Any = None) -> Array:
         xp = namespace(x)
-        factor = weight if entry_weight is None else weight * entry_weight
+        factor = weight if entry_weights is None else weight * entry_weights
         some = factor > 0
         terms = square(x) / (2 * xp.where(some, factor, 1.0))
         return inf_unless(modulus(x), factor * delta) + xp.sum(xp.where(some, terms, 0.0), axis=-1)

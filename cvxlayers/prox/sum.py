@@ -102,7 +102,8 @@ class Sum(Prox):
             moved = xp.sqrt(xp.sum(square(new - s), axis=axes))
             near = (residual <= self.tol * xp.sqrt(size)) & (moved <= self.tol * xp.sqrt(size))
             found = (near & ((gap <= goal) | (gap == float("inf")))) | (gap != gap)
-            return xp.where(constant.over(old), s, new), gap, residual, old | found, count + xp.astype(~old, count.dtype)
+            s = xp.where(constant.over(old), s, new)
+            return s, gap, residual, old | found, count + xp.astype(~old, count.dtype)
 
         start = constant.x
         state = (start, limit + float("inf"), limit, done, 0 * limit)

@@ -100,12 +100,12 @@ CONVEX = [
     Case(Zero(), lambda v: 0),
     Case(Linear(SLOPES), lambda v: SLOPES @ v),
     Case(L1(0.7), lambda v: 0.7 * cp.norm1(v)),
-    Case(L1(0.7, entry_weight=WEIGHTS), lambda v: 0.7 * cp.norm1(cp.multiply(WEIGHTS, v))),
+    Case(L1(0.7, entry_weights=WEIGHTS), lambda v: 0.7 * cp.norm1(cp.multiply(WEIGHTS, v))),
     Case(NonnegativeL1(0.6), lambda v: 0.6 * cp.sum(v) + indicator([v >= 0]), **REAL),
     Case(Ridge(0.8), lambda v: 0.4 * cp.sum_squares(v)),
     Case(ElasticNet(0.5, 0.7), lambda v: 0.5 * cp.norm1(v) + 0.35 * cp.sum_squares(v)),
     Case(
-        ElasticNet(0.5, 0.7, entry_weight=WEIGHTS),
+        ElasticNet(0.5, 0.7, entry_weights=WEIGHTS),
         lambda v: 0.5 * cp.norm1(cp.multiply(WEIGHTS, v)) + 0.35 * WEIGHTS @ cp.square(v),
     ),
     Case(Huber(0.8, 0.6), lambda v: 0.4 * cp.sum(cp.huber(v, 0.6))),
@@ -145,7 +145,7 @@ CONVEX = [
 
 NONCONVEX = [
     Case(L0(0.5)),
-    Case(L0(0.5, entry_weight=WEIGHTS)),
+    Case(L0(0.5, entry_weights=WEIGHTS)),
     Case(Lq(0.6, q=0.5)),
     Case(Lq(0.6, q=2 / 3)),
     Case(Lq(0.5, q=0.3)),
@@ -172,7 +172,7 @@ def minimize(expression: Expression, x: np.ndarray, tau: float) -> np.ndarray:
     objective = tau * expression(v) + cp.sum_squares(v - x) / 2
     cp.Problem(cp.Minimize(objective)).solve(
         solver="CLARABEL",
-        **{name: 1e-11 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas")},
+        **dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), 1e-11),
         **{f"reduced_{name}": 1e-8 for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas")},
     )
     return v.value

@@ -255,8 +255,8 @@ class ConjugateOfTheWrongFunction(L1):
 
 
 class ConjugateValueTooSmall(Ridge):
-    def _conjugate(self, x, weight, entry_weight=None):
-        return super()._conjugate(x, weight, entry_weight) / 2
+    def _conjugate(self, x, weight, entry_weights=None):
+        return super()._conjugate(x, weight, entry_weights) / 2
 
 
 WRONG = [

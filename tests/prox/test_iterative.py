@@ -32,13 +32,13 @@ def neighbours(shape, periodic):
 
 
 @pytest.mark.parametrize("l1", [0.0, 0.15])
-@pytest.mark.parametrize("group_weight", [None, SIZES])
-def test_overlapping_groups_minimize(l1, group_weight):
+@pytest.mark.parametrize("group_weights", [None, SIZES])
+def test_overlapping_groups_minimize(l1, group_weights):
     x, tau = RNG.normal(size=8), 0.7
-    f = OverlappingGroupLasso(GROUPS, 0.6, group_weight, l1, tol=1e-11, max_iter=20000)
+    f = OverlappingGroupLasso(GROUPS, 0.6, group_weights, l1, tol=1e-11, max_iter=20000)
     y, info = f.prox(x, tau, return_info=True)
     v = cp.Variable(8)
-    sizes = np.ones(4) if group_weight is None else group_weight
+    sizes = np.ones(4) if group_weights is None else group_weights
 
     def value(v):
         return 0.6 * sum(s * cp.norm(v[list(g)], 2) for s, g in zip(sizes, GROUPS, strict=True)) + l1 * cp.norm1(v)
@@ -134,7 +134,7 @@ def test_bad_input_is_named():
         OverlappingGroupLasso(((0, 1), (2, 2)))
     with pytest.raises(SettingsError, match="groups of OverlappingGroupLasso should not be empty"):
         OverlappingGroupLasso(())
-    with pytest.raises(SettingsError, match=r"group_weight .* \(1,\)"):
+    with pytest.raises(SettingsError, match=r"group_weights .* \(1,\)"):
         OverlappingGroupLasso(((0, 1),), 1.0, np.ones(3))
     with pytest.raises(ShapeError, match="more than 6 entries"):
         OverlappingGroupLasso(GROUPS).prox(np.ones(4))

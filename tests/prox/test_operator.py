@@ -65,7 +65,7 @@ def test_two_axes_in_either_order():
 def test_weights_of_entries_have_the_layout_of_x():
     weights = np.random.default_rng(2).random((5, 1))
     for dim in (None, 1, (1, 2), "all"):
-        np.testing.assert_allclose(L1(entry_weight=weights, dim=dim).prox(X), soft(X, weights))
+        np.testing.assert_allclose(L1(entry_weights=weights, dim=dim).prox(X), soft(X, weights))
 
 
 def test_a_batch_of_weights_makes_a_batch_of_one_x():

@@ -83,7 +83,7 @@ def test_cvxpy(case):
 @pytest.mark.parametrize("case", [c for c in NONCONVEX if not isinstance(c.f, L1MinusL2)], ids=names)
 def test_global_grid(case):
     """One entry at a time, a grid finds nothing better, and the value at the prox is that of the grid's best."""
-    f = with_parameters(case.f, {"entry_weight": None})
+    f = with_parameters(case.f, {"entry_weights": None})
     grid = np.linspace(-6, 6, 24001)
     for tau in (0.3, 1.0, 4.0):
         for x in np.linspace(-5, 5, 41):
@@ -244,7 +244,7 @@ def test_gradients_at_a_zero_group_are_finite():
     ("build", "text"),
     [
         (lambda: L1(-1.0), "weight of L1"),
-        (lambda: L1(entry_weight=np.array([1.0, -1.0])), "entry_weight of L1"),
+        (lambda: L1(entry_weights=np.array([1.0, -1.0])), "entry_weights of L1"),
         (lambda: L1("much"), "weight of L1"),
         (lambda: Huber(delta=0.0), "delta of Huber"),
         (lambda: Quantile(level=1.5), "level of Quantile"),
@@ -261,7 +261,7 @@ def test_gradients_at_a_zero_group_are_finite():
         (lambda: GroupLasso(((0, 1), (3,))), "index 2 is in none"),
         (lambda: GroupLasso(((0, 1), ())), "none in group 1"),
         (lambda: GroupLasso(((-1, 0),)), "negative"),
-        (lambda: GroupLasso(((0,), (1,)), group_weight=np.ones(3)), "group_weight"),
+        (lambda: GroupLasso(((0,), (1,)), group_weights=np.ones(3)), "group_weights"),
         (lambda: Quadratic(np.array([[1.0, 2.0], [0.0, 1.0]])), "P of Quadratic should be symmetric"),
         (lambda: Quadratic(-np.eye(2)), "P of Quadratic should be positive"),
         (lambda: LeastSquaresOperator(1, 2), "forward"),
@@ -285,7 +285,7 @@ def test_bad_settings_name_the_argument(build, text):
         (lambda: Quadratic(np.eye(3)).prox(np.zeros(4)), "P of Quadratic"),
         (lambda: Logistic().prox(np.zeros(3) * 1j), "real"),
         (lambda: L21().prox(np.zeros(3)), "dim"),
-        (lambda: L1(entry_weight=np.ones(4)).prox(np.zeros(3)), "entry_weight of L1"),
+        (lambda: L1(entry_weights=np.ones(4)).prox(np.zeros(3)), "entry_weights of L1"),
     ],
 )
 def test_inputs_that_do_not_fit_name_the_argument(call, text):
