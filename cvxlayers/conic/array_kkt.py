@@ -26,7 +26,7 @@ Array = Any
 
 WEIGHT = {64: 1e7, 32: 1e4}  # T D at D = I, relative to P, by bits of the dtype
 RIDGE = {64: 1e-13, 32: 1e-6}  # eps, relative to the condensed matrix
-REFINEMENTS = 3  # after the first three
+STEPS = 6  # solves with the factor; three are usual
 INCONSISTENT = {64: 1e-7, 32: 1e-3}  # a residual that does not shrink, and says that there is no solution
 
 
@@ -83,49 +83,51 @@ class System:
         self.L = cholesky(M + ridge[..., None] * constant(np.eye, (P.shape[-1],), M))
 
     def solve(self, gx: Array, gz: Array) -> tuple[Array, Array, Array]:
-        """The solution, and its residual (*batch, 1, k) relative to the right-hand side."""
+        """The solution, and its residual (*batch, 1, k) relative to the right-hand side.
+
+        Where refinement does not get on, the system has no solution. What is left of the right-hand side is then taken
+        off it, and the iteration starts again from zero; twice, for along the null space the first iteration is large,
+        and its residual has its rounding errors.
+        """
         xp = namespace(gx, gz)
-        gz = self.times("D", gz)
-        size = xp.maximum(_largest(gx), _largest(gz))
+        given = gx, self.times("D", gz)
+        size = xp.maximum(_largest(given[0]), _largest(given[1]))
         size = xp.where(size > 0, size, 1.0)
         target = 8 * float(xp.finfo(gx.dtype).eps)
-
-        def measured(gx: Array, gz: Array, x: Array, z: Array) -> tuple:
-            top = gx - self.P @ x - self.At @ z
-            low = gz + z - self.times("D", self.A @ x + z)
-            return gx, gz, x, z, top, low, xp.maximum(_largest(top), _largest(low)) / size
+        inconsistent = INCONSISTENT[int(xp.finfo(gx.dtype).bits)]
 
         def refine(state: tuple) -> tuple:
-            gx, gz, x, z, top, low, worst = state
+            gx, gz, x, z, top, low, worst, restarts = state
             dx, dz = self.approximate(top, low)
-            found = measured(gx, gz, x + dx, z + dz)
-            better = found[-1] < worst
-            return (gx, gz, *(xp.where(better, new, old) for new, old in zip(found[2:], state[2:], strict=True)))
-
-        def consistent(state: tuple, stuck: Array) -> tuple:
-            """Where refinement is stuck, what is left of the right-hand side goes, and the iteration starts again."""
-            gx, gz, x, z, top, low, worst = state
-            gx, gz = (xp.where(stuck, g - r, g) for g, r in ((gx, top), (gz, low)))
-            x, z, top, low = (xp.where(stuck, a, b) for a, b in ((0.0, x), (0.0, z), (gx, top), (gz, low)))
-            return gx, gz, x, z, top, low, xp.where(stuck, xp.maximum(_largest(top), _largest(low)) / size, worst)
-
-        right = gx, gz
-        first = measured(gx, gz, *self.approximate(gx, gz))
-        state = refine(first)
-        stuck = (state[-1] > INCONSISTENT[int(xp.finfo(gx.dtype).bits)]) & ~(state[-1] < 0.5 * first[-1])
-        # Twice: along the null space the first iteration is large, and its residual has its rounding errors.
-        state = consistent(refine(consistent(state, stuck)), stuck)
+            dx, dz = x + dx, z + dz
+            new_top = gx - self.P @ dx - self.At @ dz
+            new_low = gz + dz - self.times("D", self.A @ dx + dz)
+            new = xp.maximum(_largest(new_top), _largest(new_low)) / size
+            better = (new < worst) & (worst > target)  # what is settled stays, however long others take
+            pairs = ((dx, x), (dz, z), (new_top, top), (new_low, low))
+            x, z, top, low = (xp.where(better, a, b) for a, b in pairs)
+            again = ((new > inconsistent) & ~(new < 0.5 * worst) & (restarts == 0)) | (restarts == 1)
+            worst = xp.where(better, new, worst)
+            gx, gz = (xp.where(again, g - r, g) for g, r in ((gx, top), (gz, low)))
+            x, z, top, low = (xp.where(again, a, b) for a, b in ((0.0, x), (0.0, z), (gx, top), (gz, low)))
+            worst = xp.where(again, float("inf"), worst)
+            return gx, gz, x, z, top, low, worst, xp.where(again, restarts + 1.0, restarts)
 
         def settled(state: tuple) -> Array:
-            return ~(state[-1] > target)
+            return ~(state[-2] > target)
 
+        n, m = self.A.shape[-1], self.A.shape[-2]
+        lead = np.broadcast_shapes(*(tuple(v.shape[:-2]) for v in (self.L, self.A, gx, gz)))
+        columns = gx.shape[-1]
+        gx, gz = (xp.broadcast_to(g, (*lead, k, columns)) for g, k in zip(given, (n, m), strict=True))
+        one = xp.broadcast_to(xp.ones_like(size), (*lead, 1, columns))
+        state = (gx, gz, xp.zeros_like(gx), xp.zeros_like(gz), gx, gz, one * float("inf"), xp.zeros_like(one))
         if is_jax_array(gx):
-            state = iterate(REFINEMENTS, refine, state, settled)
+            state = iterate(STEPS, refine, state, settled)
         else:
-            state = loop(REFINEMENTS, refine, state, gx, settled)
-        residual = state[-1]
-        lost = xp.maximum(_largest(right[0] - state[0]), _largest(right[1] - state[1])) / size
-        return state[2], state[3], xp.where(stuck, lost, residual)
+            state = loop(STEPS, refine, state, gx, settled)
+        lost = xp.maximum(_largest(given[0] - state[0]), _largest(given[1] - state[1])) / size
+        return state[2], state[3], xp.where(state[-1] > 0, lost, state[-2])
 
     def approximate(self, rx: Array, rz: Array) -> tuple[Array, Array]:
         """The solution of the regularized system, for right-hand sides r_x and r_z = D g_z."""
