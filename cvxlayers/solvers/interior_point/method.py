@@ -35,10 +35,11 @@ Array = Any
 STEP = 0.99  # share of the longest step that is taken
 SHRINK = 0.8  # factor of the backtracking for cones without a closed form
 BACKTRACKS = 40
-FAR = 1e4  # size of a starting point, relative to the scaled data, that is of no use
+FAR = {"float64": float("inf"), "mixed": 1e4, "float32": 1e4}
 SHORT = 0.1  # a step that calls for centering
 # By precision: rounds without a better point after which an element is given up; the scaled residual at which a ray
-# counts as a certificate while the loop runs; what is added to the factorized matrix; how often a step is refined.
+# counts as a certificate while the loop runs; what is added to the factorized matrix; how often a step is refined; the
+# size of a starting point, relative to the scaled data, that is of no use.
 PATIENCE = {"float64": 12, "mixed": 2, "float32": 12}
 PROOF = {"float64": 1e-9, "mixed": 1e-9, "float32": 5e-5}
 REGULARIZATION = {"float64": 1e-12, "mixed": 1e-6, "float32": 1e-6}
@@ -150,7 +151,7 @@ class Method:
             system = self._system(barrier.scaling(unit, unit), regularization)
             x, z = (v[..., 0] for v in system.solve(-k.q[..., None], k.b[..., None]))
             # A singular system has a solution of the size of 1/regularization.
-            good = norm(x) + norm(z) < FAR * (1.0 + norm(k.q) + norm(k.b))
+            good = norm(x) + norm(z) < FAR[self.precision] * (1.0 + norm(k.q) + norm(k.b))
             x, z = xp.where(good, x, 0.0), xp.where(good, z, unit)
             s = self._inside(-z * self.cones, unit)
             z = self._inside(z, unit)
@@ -225,9 +226,10 @@ class Method:
         both_x, both_z = system.solve(top, low)
         x2, z2, x1, z1 = both_x[..., 0], both_z[..., 0], both_x[..., 1], both_z[..., 1]
         slope = 2.0 * Px / tau + k.q
-        gap = x2 - x / tau  # the denominator as a sum of squares, which rounding leaves positive
+        # The denominator, as a sum of squares which rounding leaves positive.
+        gap = x2 - x / tau
         Hz2 = barrier.times_H(W, z2[..., None])[..., 0]
-        curvature = kappa / tau + dot(gap, times(k.P, gap)) + dot(z2, Hz2)
+        curvature = kappa / tau + dot(gap, times(k.P, gap)) + dot(z2, Hz2) + system.regularized(x2, z2)
 
         def direction(x1: Array, z1: Array, share: Any, dkappa: Array, refine: tuple = ()) -> Iterate:
             """The move from (x1, z1), the solution for the right-hand side ``refine``, if it is to be refined."""
