@@ -39,28 +39,54 @@ def linear_solve(
     may have further axes, or longer ones where the batch has ones: the system is factored once for all of them. ``mu``
     > 0 smooths the projection. ``residual`` (*lead) is relative to the right-hand side.
     """
-    n, m = A.shape[-1], A.shape[-2]
-    system = np.broadcast_shapes(*(tuple(v.shape[:-k]) for v, k in ((P, 2), (A, 2), (z, 1), (s, 1))))
-    lead = np.broadcast_shapes(system, tuple(gx.shape[:-1]), tuple(gz.shape[:-1]))
-    padded = (1,) * (len(lead) - len(system)) + system
-    # Axes along which the system is the same hold several right-hand sides of it: they become columns.
-    apart = tuple(k for k, (own, all_) in enumerate(zip(padded, lead, strict=True)) if own != all_)
-    kept = tuple(k for k in range(len(lead)) if k not in apart)
-    P, A = (_dropped(v, apart, len(lead), 2) for v in (P, A))
-    z, s = (_dropped(v, apart, len(lead), 1) for v in (z, s))
-    columns = (_columns(g, lead, kept, apart) for g in (gx, gz))
-    wx, wz, residual = System(cone, P, A, z, s, mu).solve(*columns)
-    moved = [lead[k] for k in (*kept, *apart)]
-    order = np.argsort((*kept, *apart)).tolist()
-    xp = namespace(wx)
+    sides = Sides((P, A, z, s), (gx, gz))
+    P, A, z, s = sides.system
+    wx, wz, residual = System(cone, P, A, z, s, mu).solve(*(sides.columns(g) for g in (gx, gz)))
+    return sides.back(wx), sides.back(wz), sides.back(residual)[..., 0]
 
-    def back(w: Array, size: int) -> Array:
-        if not apart:
+
+class Sides:
+    """Several right-hand sides of each system: the axes along which the system is the same.
+
+    ``system`` holds P, A, z and s without these axes, ``kept`` the batch that is left.
+    """
+
+    def __init__(self, system: tuple[Array, Array, Array, Array], right: tuple[Array, Array]) -> None:
+        shape = np.broadcast_shapes(*(tuple(v.shape[:-k]) for v, k in zip(system, (2, 2, 1, 1), strict=True)))
+        lead = np.broadcast_shapes(shape, *(tuple(g.shape[:-1]) for g in right))
+        shape = (1,) * (len(lead) - len(shape)) + shape
+        self._apart = tuple(k for k, (own, all_) in enumerate(zip(shape, lead, strict=True)) if own != all_)
+        self._kept = tuple(k for k in range(len(lead)) if k not in self._apart)
+        self.lead = lead
+        self.kept = tuple(lead[k] for k in self._kept)
+        self.several = int(np.prod([lead[k] for k in self._apart], dtype=int))
+        self.system = tuple(self._dropped(v, k) for v, k in zip(system, (2, 2, 1, 1), strict=True))
+
+    def _dropped(self, v: Array, own: int) -> Array:
+        """v, whose last ``own`` axes are its own, without the axes of the right-hand sides."""
+        if not self._apart:
+            return v
+        lead = (1,) * (len(self.lead) + own - v.ndim) + tuple(v.shape[: v.ndim - own])
+        kept = tuple(lead[k] for k in self._kept)
+        return namespace(v).reshape(v, (*kept, *v.shape[v.ndim - own :]))
+
+    def columns(self, g: Array) -> Array:
+        """Right-hand sides (*lead, size) as (*kept, size, several)."""
+        if not self._apart:
+            return g[..., None]
+        xp = namespace(g)
+        g = xp.broadcast_to(g, (*self.lead, g.shape[-1]))
+        g = xp.permute_dims(g, (*self._kept, len(self.lead), *self._apart))
+        return xp.reshape(g, (*self.kept, g.shape[len(self.kept)], self.several))
+
+    def back(self, w: Array) -> Array:
+        """Columns (*kept, size, several) as (*lead, size)."""
+        if not self._apart:
             return w[..., 0]
+        xp, size = namespace(w), w.shape[-2]
+        moved = [self.lead[k] for k in (*self._kept, *self._apart)]
         w = xp.reshape(xp.matrix_transpose(w), (*moved, size))
-        return xp.permute_dims(w, (*order, len(lead)))
-
-    return back(wx, n), back(wz, m), back(residual, 1)[..., 0]
+        return xp.permute_dims(w, (*np.argsort((*self._kept, *self._apart)).tolist(), len(moved)))
 
 
 class System:
@@ -214,21 +240,3 @@ def _ratio(xp: Any, z: Array, s: Array, mu: float) -> Array:
 def _largest(v: Array) -> Array:
     xp = namespace(v)
     return xp.max(xp.abs(v), axis=-2, keepdims=True) if v.shape[-2] else xp.sum(v, axis=-2, keepdims=True)
-
-
-def _dropped(v: Array, apart: tuple[int, ...], ndim: int, own: int) -> Array:
-    """v, whose last ``own`` axes are its own, without the axes of the batch that hold right-hand sides."""
-    if not apart:
-        return v
-    lead = (1,) * (ndim + own - v.ndim) + tuple(v.shape[: v.ndim - own])
-    kept = tuple(size for k, size in enumerate(lead) if k not in apart)
-    return namespace(v).reshape(v, (*kept, *v.shape[v.ndim - own :]))
-
-
-def _columns(g: Array, lead: tuple[int, ...], kept: tuple[int, ...], apart: tuple[int, ...]) -> Array:
-    """Right-hand sides (*lead, size) as columns (*kept, size, k)."""
-    if not apart:
-        return g[..., None]
-    xp = namespace(g)
-    g = xp.permute_dims(xp.broadcast_to(g, (*lead, g.shape[-1])), (*kept, len(lead), *apart))
-    return xp.reshape(g, (*g.shape[: len(kept) + 1], int(np.prod([lead[k] for k in apart], dtype=int))))

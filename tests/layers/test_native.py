@@ -14,7 +14,8 @@ import cvxlayers.jax
 import cvxlayers.torch
 from cvxlayers import SettingsError, ShapeError, SolverError, Status
 from cvxlayers.array.scatter import Constant
-from cvxlayers.solvers.interior_point import Native
+from cvxlayers.conic import array_kkt
+from cvxlayers.solvers.interior_point import Native, dispatch, method
 from tests.layers import problems
 from tests.layers.facts import close, forward_jacobian, function, layer, reverse_jacobian, vector
 from tests.layers.test_derivatives import expected
@@ -261,6 +262,58 @@ def test_the_choice():
         named.array_map(True, {"max_itr": 3})
 
 
+class Kernels:
+    """What takes the place of the kernels of a GPU: it insists on the layout that they ask for."""
+
+    @staticmethod
+    def solve(cone, P, q, A, b, settings):
+        batch = max(len(v) for v in (P, q, A, b))
+        for v, own in ((P, 2), (q, 1), (A, 2), (b, 1)):
+            assert v.is_contiguous() and v.ndim == own + 1 and len(v) in (1, batch)
+        return method.solve(cone, P, q, A, b, settings)
+
+    @staticmethod
+    def linear_solve(cone, P, A, z, s, gx, gz):
+        several, batch, n = gx.shape
+        assert gz.shape == (several, batch, cone.size) and z.shape == s.shape == (batch, cone.size)
+        assert A.shape[1:] == (cone.size, n) and P.shape[1:] == (n, n) and {len(P), len(A)} <= {1, batch}
+        assert all(v.is_contiguous() for v in (P, A, z, s, gx, gz))
+        return array_kkt.linear_solve(cone, P, A, z, s, gx, gz)
+
+
+def test_kernels_get_the_layout_that_they_want(monkeypatch):
+    """Whatever the batch: none, several dimensions, shared data, several right-hand sides; with the same results."""
+    case = problems.get("nonnegative")
+    made = cvxlayers.torch.CvxpyLayer(case.problem, case.parameters, case.variables, solver=ARRAYS)
+
+    def results():
+        out = []
+        for leads in (
+            [(), (), (), ()],
+            [(4,)] * 4,
+            [(2, 3), (), (3,), (2, 1)],
+            [(), (), (), (3, 1)],
+            [(1,), (), (), ()],
+        ):
+            rng = np.random.default_rng(0)
+            values = [v + 0.05 * rng.normal(size=(*lead, *v.shape)) for v, lead in zip(case.values, leads, strict=True)]
+            inputs = [torch.from_numpy(v).requires_grad_() for v in values]
+            outputs = made(*inputs)
+            out += [*outputs, *torch.autograd.grad(sum(o.sin().sum() for o in outputs), inputs)]
+        v = torch.from_numpy(vector("nonnegative"))
+        out += [
+            jacrev(native("torch", "nonnegative"))(v),
+            vmap(jacfwd(native("torch", "nonnegative")))(v.expand(2, -1)),
+        ]
+        return out
+
+    expected = results()
+    monkeypatch.setattr(dispatch, "_fused", lambda *args: True)
+    monkeypatch.setattr(dispatch, "cuda", Kernels)
+    for a, b in zip(results(), expected, strict=True):
+        close(a.detach(), b.detach(), 1e-12)
+
+
 def test_jax_stays_in_jax():
     """One compiled program, forward and backward, with no callback in it, that agrees with PyTorch's."""
     name = "nonnegative"
@@ -278,30 +331,33 @@ def test_jax_stays_in_jax():
     total.backward()
     close(value, total.item(), 1e-10)
     close(gradient, t.grad, 1e-6)
+
+
+@pytest.mark.slow
+def test_jax_batches_itself():
+    """vmap over the parameters, and over the directions of a derivative, is a batch of the same program."""
+    f, v = native("jax", "nonnegative"), jnp.asarray(vector("nonnegative"))
     values = jnp.stack([v, 1.01 * v, 0.99 * v])
-    batched = jax.jit(jax.vmap(both))(values)
-    assert "callback" not in str(jax.make_jaxpr(jax.vmap(both))(values))
-    close(batched[1][0], gradient, 1e-10)
+    batched = jax.vmap(jax.jacrev(f))
+    assert "callback" not in str(jax.make_jaxpr(batched)(values))
+    found = jax.jit(batched)(values)
+    for one, jacobian in zip(values, found, strict=True):
+        close(jacobian, reverse_jacobian(native("torch", "nonnegative"), np.asarray(one)), 1e-6)
 
 
 def test_jax_with_a_failed_element():
     _, values, good, status = spoiled("interval nan", cvxlayers.jax)
     made = cvxlayers.jax.CvxpyLayer(*_again("interval"), on_failure="nan", solver=ARRAYS)
 
-    @jax.jit
-    def derivatives(v):
+    def loss(v):
         result = made.solve(*v)
-        return result.status, result.variables[0]
-
-    @jax.jit
-    def gradients(v):
-        return jax.grad(lambda v: jnp.nansum(made(*v)[0] ** 2))(v)
+        return jnp.nansum(result.variables[0] ** 2), (result.status, result.variables[0])
 
     given = tuple(map(jnp.asarray, values))
-    statuses, x = derivatives(given)
+    gradients, (statuses, x) = jax.jit(jax.grad(loss, has_aux=True))(given)
     assert statuses.tolist() == [0 if g else status for g in good]
     assert np.isnan(x[~good]).all() and np.isfinite(x[good]).all()
-    for g in gradients(given):
+    for g in gradients:
         assert np.isfinite(g).all() and not np.asarray(g[~good]).any()
     raising = cvxlayers.jax.CvxpyLayer(*_again("interval"), solver=ARRAYS)
     with pytest.raises(SolverError) as raised:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from array_api_compat import is_torch_array
+
+from cvxlayers.array import namespace
 from cvxlayers.conic import array_kkt
 from cvxlayers.sets import Product
-from cvxlayers.solvers.interior_point import method
+from cvxlayers.solvers.interior_point import cuda, method
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.interior_point.outcome import Outcome
 
@@ -15,11 +19,53 @@ Array = Any
 
 def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native) -> Outcome:
     """Solutions of a batch of dense programs, on the device of the arrays; see `method.solve`."""
-    return method.solve(cone, P, q, A, b, settings)
+    lead = np.broadcast_shapes(*(tuple(v.shape[:-k]) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))))
+    if not _fused(cone, A, settings) or 0 in lead:
+        return method.solve(cone, P, q, A, b, settings)
+    out = cuda.solve(cone, *(_flat(v, lead, k) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))), settings)
+    xp = namespace(q)
+    return Outcome(*(v if len(lead) == 1 else xp.reshape(v, (*lead, *v.shape[1:])) for v in out))
 
 
 def linear_solve(
     cone: Product, P: Array, A: Array, z: Array, s: Array, gx: Array, gz: Array, settings: Native, mu: float = 0.0
 ) -> tuple[Array, Array, Array]:
     """(w_x, w_z, residual) of the derivative's system at solutions; see `cvxlayers.conic.array_kkt.linear_solve`."""
-    return array_kkt.linear_solve(cone, P, A, z, s, gx, gz, mu)
+    if mu or not _fused(cone, A, settings):
+        return array_kkt.linear_solve(cone, P, A, z, s, gx, gz, mu)
+    sides = array_kkt.Sides((P, A, z, s), (gx, gz))
+    P, A, z, s = sides.system
+    if 0 in (*sides.kept, sides.several):
+        return array_kkt.linear_solve(cone, P, A, z, s, gx, gz, mu)
+    xp, batch = namespace(gx), int(np.prod(sides.kept, dtype=int))
+
+    def rows(g: Array) -> Array:
+        """Right-hand sides (*lead, size) as (several, batch, size)."""
+        g = sides.columns(xp.broadcast_to(g, (*sides.lead, g.shape[-1])))
+        return xp.permute_dims(xp.reshape(g, (batch, *g.shape[-2:])), (2, 0, 1)).contiguous()
+
+    def back(w: Array) -> Array:
+        w = xp.permute_dims(w, (1, 2, 0))
+        return sides.back(xp.reshape(w, (*sides.kept, *w.shape[1:])))
+
+    z, s = (xp.broadcast_to(v, (*sides.kept, v.shape[-1])) for v in (z, s))
+    flat = (_flat(v, sides.kept, k) for v, k in ((P, 2), (A, 2), (z, 1), (s, 1)))
+    wx, wz, residual = cuda.linear_solve(cone, *flat, rows(gx), rows(gz))
+    return back(wx), back(wz), back(residual[..., None])[..., 0]
+
+
+def _fused(cone: Product, A: Array, settings: Native) -> bool:
+    """Whether the kernels take programs of this shape here."""
+    if not (is_torch_array(A) and A.is_cuda and settings.compiled and settings.precision == "float64"):
+        return False
+    xp = namespace(A)
+    return A.dtype == xp.float64 and cuda.fits(cone, A.shape[-1], A.shape[-2], A.device)
+
+
+def _flat(v: Array, lead: tuple[int, ...], own: int) -> Array:
+    """v (*lead or less, ...) with one batch axis, of length one where the batch shares it; contiguous."""
+    xp = namespace(v)
+    shape = v.shape[v.ndim - own :]
+    if all(k == 1 for k in v.shape[: v.ndim - own]):
+        return xp.reshape(v, (1, *shape)).contiguous()
+    return xp.reshape(xp.broadcast_to(v, (*lead, *shape)), (-1, *shape)).contiguous()
