@@ -40,6 +40,7 @@ __all__ = [
     "triangular_solve",
     "unify",
     "visible",
+    "sum_where",
 ]
 
 
@@ -221,3 +222,14 @@ def fixed_point(step: Callable[[Array], Array], s: Array, limit: int, tol: float
 def pullback(f: Callable[[Array], Array], x: Array, g: Array) -> Array:
     """J(x)' g, the derivative of <g, f(x)> with respect to x, in PyTorch and JAX."""
     return library_of(x).pullback(f, x, g)
+
+
+def sum_where(x: Array, kept: Array) -> tuple[Array, Array]:
+    """The sum and the number of the entries of ``x`` that are ``kept``, along the last axis, which stays: (*batch, 1).
+
+    In JAX in one pass over x; a constant of every derivative.
+
+    >>> sum_where(np.array([1.0, 2.0, 4.0]), np.array([True, False, True]))
+    (array([5.]), array([2.]))
+    """
+    return library_of(x).sum_where(x, kept)

@@ -152,7 +152,9 @@ def triangular_solve(L: jax.Array, B: jax.Array, transpose: bool) -> jax.Array:
 
 
 def derivative_along(f: Callable[[Any], Any], x: jax.Array, v: jax.Array) -> jax.Array:
-    return jax.lax.stop_gradient(jax.jvp(f, (jax.lax.stop_gradient(x),), (v,))[1])
+    # J is symmetric, and some rules have a reverse mode only.
+    _, transpose = jax.vjp(f, jax.lax.stop_gradient(x))
+    return jax.lax.stop_gradient(transpose(v)[0])
 
 
 def fixed_point(step: Callable[[jax.Array], jax.Array], s: jax.Array, limit: int, tol: float) -> jax.Array:
@@ -181,3 +183,11 @@ def pullback(f: Callable[[jax.Array], jax.Array], x: jax.Array, g: jax.Array) ->
     y, transpose = jax.vjp(f, x)
     # JAX pairs complex numbers without conjugation.
     return jnp.conj(transpose(jnp.conj(jnp.asarray(g, y.dtype)))[0])
+
+
+def sum_where(x: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Two sums next to each other read x twice on the CPU.
+    x, zero = jax.lax.stop_gradient(x), np.zeros((), x.dtype)
+    parts = (jnp.where(kept, x, zero), kept.astype(x.dtype))
+    found = jax.lax.reduce(parts, (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (x.ndim - 1,))
+    return found[0][..., None], found[1][..., None]

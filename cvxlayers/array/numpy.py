@@ -109,3 +109,7 @@ def fixed_point(step: Callable[[np.ndarray], np.ndarray], s: np.ndarray, limit: 
 
 def pullback(f: Callable[[np.ndarray], np.ndarray], x: np.ndarray, g: np.ndarray) -> np.ndarray:
     raise TypeError("NumPy arrays carry no derivatives; use PyTorch or JAX.")
+
+
+def sum_where(x: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.where(kept, x, 0).sum(-1, keepdims=True), kept.sum(-1, keepdims=True, dtype=x.dtype)

@@ -306,3 +306,8 @@ def pullback(f: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> Tensor:
             return torch.zeros_like(x)
         (found,) = torch.autograd.grad(y, x, g.to(y.dtype), allow_unused=True)
     return torch.zeros_like(x) if found is None else found
+
+
+def sum_where(x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach()
+    return torch.where(kept, x, 0).sum(-1, keepdim=True), kept.sum(-1, keepdim=True, dtype=x.dtype)

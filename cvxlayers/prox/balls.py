@@ -9,7 +9,7 @@ from cvxlayers.array import namespace, stop_gradient
 from cvxlayers.prox.modulus import is_complex, modulus, norm, phase
 from cvxlayers.prox.operator import Array
 from cvxlayers.prox.set import Set
-from cvxlayers.prox.threshold import on_face, simplex_threshold
+from cvxlayers.prox.threshold import on_face, project_on_l1_ball, simplex_threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,8 @@ class L1Ball(Set):
 
     def _project(self, x: Array, radius: Array, weights: Any = None) -> Array:
         xp = namespace(x)
+        if weights is None and not is_complex(x):
+            return project_on_l1_ball(x, radius)
         size = modulus(x)
         constant = stop_gradient(size)
         fixed = None if weights is None else stop_gradient(weights)

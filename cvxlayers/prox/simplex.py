@@ -10,7 +10,7 @@ from cvxlayers.errors import SettingsError
 from cvxlayers.prox.largest import largest
 from cvxlayers.prox.operator import Array
 from cvxlayers.prox.set import Set, check_count
-from cvxlayers.prox.threshold import on_face, simplex_threshold
+from cvxlayers.prox.threshold import on_face, project_on_simplex, simplex_threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,7 @@ class Simplex(Set):
     _nonnegative: ClassVar[tuple[str, ...]] = ("radius",)
 
     def _project(self, x: Array, radius: Array) -> Array:
-        _, above = simplex_threshold(x, radius)
-        return on_face(x, above, radius)
+        return project_on_simplex(x, radius)
 
     def _conjugate(self, x: Array, radius: Array) -> Array:
         return namespace(x).max(x, axis=-1) * radius[..., 0]
