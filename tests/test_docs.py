@@ -24,7 +24,7 @@ def test_examples_run(page):
     namespace: dict[str, object] = {"__name__": "page"}
     for block in BLOCK.finditer(text):
         lines_before = text[: block.start(1)].count("\n")
-        exec(compile("\n" * lines_before + block.group(1), str(page), "exec"), namespace)
+        exec(compile("\n" * lines_before + block.group(1), str(page), "exec", dont_inherit=True), namespace)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

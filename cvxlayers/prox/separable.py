@@ -158,8 +158,8 @@ class ElasticNet(Primitive):
     """f(x) = sum_i entry_weights_i (weight |x_i| + ridge |x_i|^2 / 2), entry_weights 1 by default.
 
     prox is soft thresholding at tau weight entry_weights, over 1 + tau ridge entry_weights. ``weight`` and ``ridge``
-    >= 0 are numbers or one per sample; shapes and errors as `L1`. The conjugate is max(|y| - weight, 0)^2 / (2 ridge), by
-    entry.
+    >= 0 are numbers or one per sample; shapes and errors as `L1`. The conjugate is max(|y| - weight, 0)^2 / (2 ridge),
+    by entry.
 
     Source: H. Zou, T. Hastie, Regularization and variable selection via the elastic net,
     doi 10.1111/j.1467-9868.2005.00503.x.
