@@ -74,7 +74,7 @@ def logistic(batch: int, rows: int = 50, n: int = 20, seed: int = 0):
 
 
 def residuals(P, q, A, b, x, z, s) -> torch.Tensor:
-    """The largest of the relative primal, dual and gap residuals, from the data; what violates a cone shows elsewhere."""
+    """The largest of the relative primal, dual and gap residuals, from the data; the points lie inside the cones."""
     Px, Ax, ATz = ((M @ v[..., None])[..., 0] for M, v in ((P, x), (A, x), (A.mT, z)))
     norms = [torch.linalg.vector_norm(v.expand(len(x), -1), dim=-1) for v in (Ax, s, b, Px, q, ATz)]
     one = torch.ones_like(norms[0])

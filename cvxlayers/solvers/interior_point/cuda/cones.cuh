@@ -39,7 +39,7 @@ DEVICE void unit_cones() {
 // H and its root at (z, s).
 FUNCTION void scale_cones(const real *z, const real *s) {
     LOOP for (int i = thread(); i < LINEAR; i += THREADS) {
-        const real ratio = i < ZEROS ? 0.0 : smaller(larger(s[i] / z[i], 1e-12), 1e12);
+        const real ratio = i < ZEROS ? 0.0 : smaller(larger(s[i] / z[i], 1e-30), 1e30);
         h()[i] = ratio;
         root()[i] = rsqrt(ratio + STATIC_DUAL);
     }
@@ -224,9 +224,10 @@ FUNCTION real barriers(const real *z, const real *dz, const real *s, const real 
 
 // d_s of the combined step, from the affine steps dS and dz: s + W (lambda \ (W^-1 dS o W dz - sigma mu e)) for
 // symmetric cones, and s + sigma mu grad f*(z) - f*'''(z)[dz, (Hess f*(z))^-1 dS] / 2 for the others.
-FUNCTION void correct(const real *z, const real *s, const real *dz, const real *dS, real mu, real *ds) {
+FUNCTION void correct(
+    const real *z, const real *s, const real *dz, const real *dS, real mu, real share, real *ds) {
     LOOP for (int i = thread(); i < LINEAR; i += THREADS)
-        ds[i] = i < ZEROS ? 0.0 : s[i] + (dS[i] * dz[i] - mu) / z[i];
+        ds[i] = i < ZEROS ? 0.0 : s[i] + (share * dS[i] * dz[i] - mu) / z[i];
 #if CURVED
     LOOP for (int k = warp(); k < SOCS; k += WARPS) {
         const int first = start_of(k), last = start_of(k + 1);
@@ -242,15 +243,15 @@ FUNCTION void correct(const real *z, const real *s, const real *dz, const real *
         real uv = 0.0, ll = 0.0, le = 0.0, we = 0.0, wl = 0.0;
         LOOP for (int i = first + 1 + lane(); i < last; i += 32) {
             const real l = size * z[i] + lw * h()[i], v = size * dz[i] + vw * h()[i], u = dS[i] / size + uw * h()[i];
-            const real eta_i = u0 * v + v0 * u;
+            const real eta_i = share * (u0 * v + v0 * u);
             uv += u * v, ll += l * l, le += l * eta_i, we += h()[i] * eta_i, wl += h()[i] * l;
         }
         uv = warp_sum(uv), ll = warp_sum(ll), le = warp_sum(le), we = warp_sum(we), wl = warp_sum(wl);
-        const real eta_0 = u0 * v0 + uv - mu, norm = sqrt(ll), rho = larger((l0 - norm) * (l0 + norm), 1e-300);
+        const real eta_0 = share * (u0 * v0 + uv) - mu, norm = sqrt(ll), rho = larger((l0 - norm) * (l0 + norm), 1e-300);
         const real y0 = (l0 * eta_0 - le) / rho, wy = (we - y0 * wl) / l0, yw = y0 + wy * by;
         LOOP for (int i = first + 1 + lane(); i < last; i += 32) {
             const real l = size * z[i] + lw * h()[i], v = size * dz[i] + vw * h()[i], u = dS[i] / size + uw * h()[i];
-            const real y = (u0 * v + v0 * u - y0 * l) / l0;
+            const real y = (share * (u0 * v + v0 * u) - y0 * l) / l0;
             ds[i] = s[i] + size * (y + yw * h()[i]);
         }
         if (lane() == 0) ds[first] = s[first] + size * (w0 * y0 + wy);
@@ -265,7 +266,7 @@ FUNCTION void correct(const real *z, const real *s, const real *dz, const real *
         solve_transposed3(f.R, q);
         solve_upper3(f.R, q);
         f.third(dz + at, q, third);
-        UNROLL for (int i = 0; i < 3; ++i) ds[at + i] = s[at + i] + mu * f.gradient[i] - 0.5 * third[i];
+        UNROLL for (int i = 0; i < 3; ++i) ds[at + i] = s[at + i] + mu * f.gradient[i] - 0.5 * share * third[i];
     }
 #endif
 }

@@ -11,7 +11,7 @@ import numpy as np
 from cvxlayers.sets import Exponential, Nonnegative, Power, Product, SecondOrder, Zero
 
 SHARED_BYTES = 227 * 1024  # of one block, on the GPUs that have the most
-MOST_COLUMNS = 224  # the triangle of a larger matrix does not fit
+MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_ROWS = 4096
 
 

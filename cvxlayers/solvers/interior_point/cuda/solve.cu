@@ -418,7 +418,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
         const real norm_q = sqrt(norms[0]), norm_b = sqrt(norms[1]);
         start();
         status = MAX_ITERATIONS;
-        int good = 0, stalled = 0, refinements = CURVED;
+        int good = 0, stalled = 0, refinements = 0;
         real least = 1e300, expected_rp = 1e300, expected_rd = 1e300;
         LOOP for (;; ++iteration) {
             const Measure is = measure(tau, norm_q, norm_b);
@@ -451,11 +451,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
                 status = NUMERICAL_ERROR;
                 break;
             }
-            // The residuals of an exact step are known beforehand.
-            if ((is.rp > 2.0 * expected_rp && is.primal > 0.1 * a.tol) || (is.rd > 2.0 * expected_rd && is.dual > 0.1 * a.tol))
-                refinements = refinements < REFINEMENTS ? refinements + 1 : REFINEMENTS;
-            // Where the scaling is no diagonal matrix, the last digits of the solution depend on refinement.
-            if (thread() == 0) header().refinements = CURVED && is.worst < 1e-5 ? REFINEMENTS : refinements;
+            // The residuals of an exact step are known beforehand; the last digits depend on refinement, all the more
+            // where the scaling is no diagonal matrix.
+            const bool off = (is.rp > 2.0 * expected_rp && is.primal > 0.1 * a.tol) ||
+                             (is.rd > 2.0 * expected_rd && is.dual > 0.1 * a.tol);
+            if (off && refinements < REFINEMENTS) ++refinements;
+            if (CURVED && is.worst < 1e-3 && refinements < 1) refinements = 1;
+            if ((is.worst < 1e-5 && CURVED) || stalled > 1) refinements = REFINEMENTS;
+            if (thread() == 0) header().refinements = refinements;
 
             const real mu = (is.sz + tau * kappa) / (degree + 1);
             scale_cones(z(), s());
@@ -480,13 +483,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
 #endif
             const real sigma = square(1.0 - step) * (1.0 - step);
 
-            correct(z(), s(), t(), dS(), sigma * mu, ds());
+            const real share = 1.0 - sigma;  // of the second-order terms: a step that was not to be had corrects nothing
+            correct(z(), s(), t(), dS(), sigma * mu, share, ds());
 #if CURVED
             meet();
 #endif
             LOOP for (int j = thread(); j < n; j += THREADS) f()[j] = -(1.0 - sigma) * rx()[j];
             LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = ds()[i] - (1.0 - sigma) * rz()[i];
-            const real d_kappa = kappa * tau + dkappa * dtau - sigma * mu;
+            const real d_kappa = kappa * tau + share * dkappa * dtau - sigma * mu;
             meet();
             solve_kkt<1>();
             inner_products<1>(tau, dots);

@@ -1,0 +1,111 @@
+"""The CUDA kernels of the native solver, compiled by a host compiler with emulator.hpp, on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+import cvxlayers.solvers.interior_point.cuda.launch as launching
+from cvxlayers.sets import Product
+from cvxlayers.solvers.interior_point.outcome import Outcome
+
+COMPILER = shutil.which("g++")
+HERE = Path(__file__).resolve().parent
+KERNELS = Path(launching.__file__).resolve().parent
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory()
+
+
+@cache
+def _library(name: str, macros: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
+    """The text of a kernel as a library with one function, ``run``."""
+    assert COMPILER is not None
+    out = Path(_folder().name) / f"{name}_{abs(hash(macros))}.so"
+    text = f"""
+        #include "{HERE}/emulator.hpp"
+        #include "{KERNELS}/{name}.cu"
+        extern "C" void run(const Arguments *a, int blocks, long bytes) {{
+            emulator::launch([a] {{ {name}(*a); }}, blocks, THREADS, bytes);
+        }}
+    """
+    flags = ["-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-w", "-xc++", "-"]
+    defined = [f"-D{key}={value}" for key, value in macros]
+    subprocess.run([COMPILER, *defined, *flags, "-o", str(out)], input=text, text=True, check=True)
+    return ctypes.CDLL(str(out))
+
+
+def _run(name: str, launch: launching.Launch, blocks: int, arguments: ctypes.Structure, backwards: bool) -> None:
+    library = _library(name, launch.macros)
+    library.run_backwards(int(backwards))
+    library.run(ctypes.byref(arguments), blocks, ctypes.c_long(launch.shared_bytes))
+
+
+def _in_workspace(launch: launching.Launch, m: int, vectors: int, cones: int) -> launching.Launch:
+    """The same with the vectors of m in global memory, as for many rows."""
+    macros = tuple((key, 0 if key == "TALL" else value) for key, value in launch.macros)
+    workspace = launch.workspace + vectors * launching.even(m) + cones
+    return launching.Launch(launch.threads, launch.shared_bytes, workspace, macros)
+
+
+def _address(array: np.ndarray) -> int:
+    return array.ctypes.data
+
+
+def _stride(array: np.ndarray, batch: int) -> int:
+    return 0 if len(array) == 1 < batch else array[0].size
+
+
+def _plain(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    return tuple(np.ascontiguousarray(v, dtype=float) for v in arrays)
+
+
+def solve(cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False, workspace: bool = False) -> Outcome:
+    """`cvxlayers.solvers.interior_point.cuda.solve` on NumPy arrays."""
+    P, q, A, b = _plain(P, q, A, b)
+    rows, (m, n) = launching.layout(cone), A.shape[-2:]
+    assert rows is not None
+    launch = launching.solve_launch(rows, n, m)
+    assert launch is not None
+    if workspace:
+        launch = _in_workspace(launch, m, 17, launching.even(rows.socs) + 18 * rows.threes)
+    batch = max(len(v) for v in (P, q, A, b))
+    x, z, s, residuals = (np.full((batch, size), 7.0) for size in (n, m, m, 3))
+    status, iterations = np.full(batch, -1, np.int32), np.full(batch, -1, np.int32)
+    space = np.full(batch * launch.workspace + 1, np.nan)
+    arguments = launching.SolveArguments(
+        *map(_address, (P, q, A, b)), *(_stride(v, batch) for v in (P, q, A, b)),
+        *map(_address, (x, z, s, residuals, status, iterations, rows.starts, rows.block, rows.alphas, space)),
+        launch.workspace, tol, 100, 1,
+    )  # fmt: skip
+    _run("solve", launch, batch, arguments, backwards)
+    return Outcome(x, z, s, status, iterations, residuals)
+
+
+def linear_solve(cone: Product, P, A, z, s, gx, gz, backwards: bool = False, workspace: bool = False):
+    """`cvxlayers.solvers.interior_point.cuda.linear_solve` on NumPy arrays."""
+    P, A, z, s, gx, gz = _plain(P, A, z, s, gx, gz)
+    rows, (m, n), (several, batch) = launching.layout(cone), A.shape[-2:], gx.shape[:2]
+    assert rows is not None
+    launch = launching.linear_launch(rows, n, m)
+    assert launch is not None
+    if workspace:
+        cones = launching.even(3 * rows.socs) + launching.even(9 * rows.threes)
+        launch = _in_workspace(launch, m, 11, cones)
+    wx, wz, residual = np.full(gx.shape, 7.0), np.full(gz.shape, 7.0), np.full((several, batch), 7.0)
+    space = np.full(batch * launch.workspace + 1, np.nan)
+    arguments = launching.LinearArguments(
+        *map(_address, (P, A, z, s)), _stride(P, batch), _stride(A, batch),
+        *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.alphas, space)),
+        launch.workspace, batch, several, 1,
+    )  # fmt: skip
+    _run("linear_solve", launch, batch, arguments, backwards)
+    return wx, wz, residual

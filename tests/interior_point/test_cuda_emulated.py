@@ -1,0 +1,233 @@
+"""The text of the CUDA kernels, run on the host by an emulator of thread blocks: what they compute, and their races."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cvxlayers.conic.kkt import DenseKKT, spectrum
+from cvxlayers.conic.program import ConeProgram, ConicSolution, DenseData
+from cvxlayers.conic.residuals import judge
+from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
+from cvxlayers.solvers.interior_point.cuda.launch import layout, linear_launch, solve_launch
+from cvxlayers.status import Status
+from tests.interior_point.emulation import COMPILER, linear_solve, solve
+from tests.solvers.problems import by_cvxpy, dense_program, infeasible, objective, solvable, unbounded
+
+emulated = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
+
+CURVED = (Zero(1), Nonnegative(2), SecondOrder(3), SecondOrder(1), Exponential(), Power(0.7), Power(0.4))
+CASES = {
+    "linear": ((Zero(2), Nonnegative(8)), 5),
+    "several warps": ((Zero(3), Nonnegative(22)), 20),
+    "curved": (CURVED, 6),
+}
+
+
+def dense(program: ConeProgram, data) -> DenseData:
+    found = program.dense(data)
+    return DenseData(found.batch, *(np.array(v) for v in (found.P, found.q, found.A, found.b, found.r)))
+
+
+def matrices(data: DenseData) -> tuple[np.ndarray, ...]:
+    P, A = (v if v.ndim == 3 else v[None] for v in (data.P, data.A))
+    q, b = (v if v.ndim == 2 else v[None] for v in (data.q, data.b))
+    return P, q, A, b
+
+
+def judged(program: ConeProgram, data: DenseData, out) -> ConicSolution:
+    return judge(program, data, ConicSolution(out.x, out.z, out.s, out.status.copy(), out.iterations))
+
+
+def same(one, other) -> bool:
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+
+
+@emulated
+@pytest.mark.parametrize("quadratic", [True, False], ids=["quadratic", "linear objective"])
+@pytest.mark.parametrize("name", CASES)
+def test_solves(name, quadratic):
+    blocks, n = CASES[name]
+    program = dense_program(blocks, n, quadratic)
+    data = dense(program, solvable(program, 6, seed=3))
+    out = solve(program.cone, *matrices(data))
+    assert (out.status == Status.SOLVED).all()
+    found = judged(program, data, out)
+    assert (found.status == Status.SOLVED).all() and found.residuals.max() <= 1e-8
+    np.testing.assert_allclose(out.residuals.max(-1), found.residuals.max(-1), atol=1e-12)
+    assert (out.iterations > 3).all() and (out.iterations < 40).all()
+    if quadratic:
+        value, _ = by_cvxpy(program, program.sparse(data), 0)
+        assert objective(program, program.sparse(data), out.x)[0] == pytest.approx(value, rel=1e-6, abs=1e-6)
+
+
+@emulated
+@pytest.mark.parametrize("name", CASES)
+def test_no_race(name):
+    """The order in which the threads run between two meetings changes nothing."""
+    blocks, n = CASES[name]
+    program = dense_program(blocks, n)
+    data = matrices(dense(program, solvable(program, 2, seed=4)))
+    assert same(solve(program.cone, *data), solve(program.cone, *data, backwards=True))
+
+
+@emulated
+def test_shared_data_and_batches():
+    """What is shared is read in place, and an element's numbers do not depend on its neighbours."""
+    blocks, n = CASES["linear"]
+    program = dense_program(blocks, n)
+    P, q, A, b = matrices(dense(program, solvable(program, 4, seed=5, shared=True)))
+    assert len(P) == len(A) == 1
+    out = solve(program.cone, P, q, A, b)
+    full = solve(program.cone, np.tile(P, (4, 1, 1)), q, np.tile(A, (4, 1, 1)), b)
+    assert same(out, full)
+    for i in range(4):
+        alone = solve(program.cone, P, q[i : i + 1], A, b[i : i + 1])
+        assert same(alone, (v[i : i + 1] for v in out))
+
+
+@emulated
+@pytest.mark.parametrize("place", ["P", "q", "A", "b"])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_invalid_elements(place, bad):
+    blocks, n = CASES["linear"]
+    program = dense_program(blocks, n)
+    data = dict(zip("PqAb", matrices(dense(program, solvable(program, 3, seed=6))), strict=True))
+    before = solve(program.cone, *data.values())
+    data[place] = data[place].copy()
+    data[place][1].flat[-1] = bad
+    after = solve(program.cone, *data.values())
+    assert after.status.tolist() == [Status.SOLVED, Status.INVALID_INPUT, Status.SOLVED]
+    assert np.isnan(after.x[1]).all() and np.isnan(after.z[1]).all() and np.isnan(after.s[1]).all()
+    assert same((v[::2] for v in before), (v[::2] for v in after))
+
+
+@emulated
+@pytest.mark.parametrize("name", ["linear", "curved"])
+def test_certificates(name):
+    blocks, n = CASES[name]
+    program = dense_program(blocks, n)
+    data = dense(program, infeasible(program, 4, seed=7)[0])
+    out = solve(program.cone, *matrices(data))
+    assert (out.status == Status.INFEASIBLE).all()
+    found = judged(program, data, out)
+    assert (found.status == Status.INFEASIBLE).all()
+    np.testing.assert_allclose(np.vecdot(out.z, data.b), -1.0)
+    assert np.isnan(out.x).all() and np.isnan(out.s).all()
+
+    data = dense(program, unbounded(program, 4, seed=8))
+    out = solve(program.cone, *matrices(data))
+    assert (out.status == Status.UNBOUNDED).all()
+    assert (judged(program, data, out).status == Status.UNBOUNDED).all()
+    np.testing.assert_allclose(np.vecdot(out.x, data.q), -1.0)
+    assert np.isnan(out.z).all()
+
+
+@emulated
+def test_absent_constraints():
+    """A row with b of 1e20 or infinity is no constraint: its multiplier is zero, and its slack 1e20."""
+    blocks, n = CASES["linear"]
+    program = dense_program(blocks, n)
+    P, q, A, b = matrices(dense(program, solvable(program, 2, seed=9)))
+    b[:, 4], b[:, 7] = np.inf, 1e20
+    out = solve(program.cone, P, q, A, b)
+    assert (out.status == Status.SOLVED).all()
+    assert (out.s[:, [4, 7]] == 1e20).all() and (out.z[:, [4, 7]] == 0.0).all()
+    loose = b.copy()
+    loose[:, [4, 7]] = 1e2
+    np.testing.assert_allclose(out.x, solve(program.cone, P, q, A, loose).x, atol=1e-6)
+
+
+@emulated
+def test_loose_constraints():
+    """Rows with a large b, whose multipliers have to become far smaller than the tolerance."""
+    blocks, n = CASES["linear"]
+    program = dense_program(blocks, n)
+    P, q, A, b = matrices(dense(program, solvable(program, 20, seed=9)))
+    b[:, [4, 7]] = 1e4
+    out = solve(program.cone, P, q, A, b)
+    assert (out.status == Status.SOLVED).all() and out.residuals.max() <= 1e-8
+
+
+@emulated
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_bad_scales(scale):
+    blocks, n = CASES["linear"]
+    program = dense_program(blocks, n)
+    P, q, A, b = matrices(dense(program, solvable(program, 3, seed=10)))
+    x = solve(program.cone, P, q, A, b).x
+    columns, rows = np.ones(n), np.ones(program.m)
+    columns[0], rows[3] = scale, scale
+    P, A = P * columns * columns[:, None], A * columns * rows[:, None]
+    out = solve(program.cone, P, q * columns, A, b * rows)
+    assert (out.status <= Status.INACCURATE).all()
+    np.testing.assert_allclose(out.x * columns, x, atol=1e-5 * np.abs(x).max())
+
+
+@emulated
+@pytest.mark.parametrize("name", ["linear", "curved"])
+def test_vectors_in_the_workspace(name):
+    """Programs with many rows keep their vectors in global memory; the numbers are the same."""
+    blocks, n = CASES[name]
+    program = dense_program(blocks, n)
+    P, q, A, b = matrices(dense(program, solvable(program, 2, seed=11)))
+    out = solve(program.cone, P, q, A, b)
+    assert same(out, solve(program.cone, P, q, A, b, workspace=True))
+    gx, gz = np.random.default_rng(0).standard_normal((2, 2, n)), np.zeros((2, 2, program.m))
+    arguments = (program.cone, P, A, out.z, out.s, gx, gz)
+    assert same(linear_solve(*arguments), linear_solve(*arguments, workspace=True))
+
+
+@emulated
+@pytest.mark.parametrize("quadratic", [True, False], ids=["quadratic", "linear objective"])
+@pytest.mark.parametrize("name", CASES)
+def test_linear_solve(name, quadratic):
+    """Against a dense factorization of the bounded system, and the order of the threads does not matter."""
+    blocks, n = CASES[name]
+    program = dense_program(blocks, n, quadratic)
+    data = dense(program, solvable(program, 4, seed=12))
+    P, q, A, b = matrices(data)
+    out = solve(program.cone, P, q, A, b)
+    rng = np.random.default_rng(1)
+    gx, gz = rng.standard_normal((3, 4, n)), rng.standard_normal((3, 4, program.m))
+    wx, wz, residual = linear_solve(program.cone, P, A, out.z, out.s, gx, gz)
+    assert residual.shape == (3, 4) and residual.max() <= 1e-12
+    wanted_x, wanted_z, _, null = DenseKKT(data, spectrum(program, out.z, out.s)).solve(gx, gz)
+    assert not null
+    np.testing.assert_allclose(wx, wanted_x, rtol=1e-9, atol=1e-9 * np.abs(wanted_x).max())
+    np.testing.assert_allclose(wz, wanted_z, rtol=1e-9, atol=1e-9 * np.abs(wanted_z).max())
+    assert same((wx, wz, residual), linear_solve(program.cone, P, A, out.z, out.s, gx, gz, backwards=True))
+
+
+@emulated
+@pytest.mark.parametrize("name", ["linear", "curved"])
+def test_gradient_by_finite_differences(name):
+    """grad_q = w_x and grad_b = -w_z for the loss c'x."""
+    blocks, n = CASES[name]
+    program = dense_program(blocks, n)
+    P, q, A, b = matrices(dense(program, solvable(program, 1, seed=13)))
+    rng = np.random.default_rng(2)
+    c, dq, db = rng.standard_normal(n), rng.standard_normal(n), rng.standard_normal(program.m)
+    out = solve(program.cone, P, q, A, b, tol=1e-10)
+    wx, wz, _ = linear_solve(program.cone, P, A, out.z, out.s, -c[None, None], np.zeros((1, 1, program.m)))
+    step = 1e-4
+    up, down = (solve(program.cone, P, q + k * step * dq, A, b + k * step * db, tol=1e-10).x for k in (1, -1))
+    wanted = ((up - down)[0] @ c) / (2 * step)
+    assert wx[0, 0] @ dq - wz[0, 0] @ db == pytest.approx(wanted, rel=1e-4, abs=1e-4 * np.abs(c).max())
+
+
+def test_what_fits():
+    """Cones in the order of the canonical form, sizes that shared memory holds."""
+    assert layout(Product((Nonnegative(2), PositiveSemidefinite(3)))) is None
+    assert layout(Product((Nonnegative(2), Zero(3)))) is None
+    rows = layout(Product((Zero(2), Nonnegative(3), SecondOrder(4), SecondOrder(4), Exponential(), Power(0.3))))
+    assert rows is not None
+    assert (rows.zeros, rows.linear, rows.round, rows.socs, rows.threes) == (2, 5, 13, 2, 2)
+    assert rows.starts.tolist() == [5, 9, 13] and rows.block.tolist() == [0] * 4 + [1] * 4
+    plain = layout(Product((Nonnegative(8),)))
+    assert plain is not None
+    for n in (1, 16, 17, 64, 100, 128, 200, 216):
+        for m in (8, 400, 2000):
+            for launch in (solve_launch(plain, n, m), linear_launch(plain, n, m)):
+                assert launch is not None and launch.shared_bytes <= 227 * 1024
+    assert solve_launch(plain, 217, 8) is None and solve_launch(plain, 10, 5000) is None
