@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -32,13 +32,10 @@ def run(library: str, cone: Product, data: tuple, settings: Native = DEFAULT, dt
 
 
 def polished(library: str, cone: Product, data: tuple) -> Outcome:
-    """The outcome after Newton's method on the conditions of optimality."""
+    """The outcome after Newton's method on the conditions of optimality, in NumPy."""
     out = run(library, cone, data)
-    convert = {"numpy": np.asarray, "torch": torch.from_numpy, "jax": jax.numpy.asarray}[library]
-    arrays = [convert(np.asarray(v)) for v in (*data, out.x, out.z, out.s, out.residuals)]
-    newton = jax.jit(partial(polish, cone)) if library == "jax" else partial(polish, cone)
     with np.errstate(all="ignore"):
-        x, z, s, residuals = (np.asarray(v) for v in newton(*arrays))
+        x, z, s, residuals = polish(cone, *data, out.x, out.z, out.s, out.residuals)
     return out._replace(x=x, z=z, s=s, residuals=residuals)
 
 

@@ -186,7 +186,7 @@ def test_single_precision(library, kind):
         check_optimal(programs, wide._replace(residuals=None), np.ones(4, dtype=bool), 1e-4)
     programs = infeasible(cone, 4, 4, seed=8)
     assert (run(library, cone, programs.arrays, dtype=np.float32).status == Status.INFEASIBLE).all()
-    programs = unbounded(cone, 4, 4, seed=9)
+    programs = unbounded(cone, 4, 4, seed=9, quadratic=False)  # a null space of P would not survive the rounding
     assert (run(library, cone, programs.arrays, dtype=np.float32).status == Status.UNBOUNDED).all()
 
 
