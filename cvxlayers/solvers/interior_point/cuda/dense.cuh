@@ -22,7 +22,7 @@ struct Vectors {
 
 // out_r = A u_r, or what PRODUCT says, for A (m, n) by rows. Call meet() before it, if others wrote u, and after it.
 template <int R, Product PRODUCT> FUNCTION void times_rows(const real *A, Vectors u, Vectors out) {
-    constexpr int COLUMNS = (n + LANES - 1) / LANES, GROUPS = THREADS / LANES, AHEAD = COLUMNS > 8 ? 1 : 16 / COLUMNS;
+    constexpr int COLUMNS = (n + LANES - 1) / LANES, GROUPS = THREADS / LANES, AHEAD = COLUMNS > 14 ? 1 : 28 / COLUMNS > 4 ? 4 : 28 / COLUMNS;
     const int l = thread() % LANES, group = thread() / LANES;
     real entries[R][COLUMNS];
     UNROLL for (int k = 0; k < COLUMNS; ++k) {
@@ -53,7 +53,7 @@ template <int R, Product PRODUCT> FUNCTION void times_rows(const real *A, Vector
 // out_r = A'v_r, or what PRODUCT says, for A (rows, n). n is at most THREADS; several threads share a column where
 // there are enough, and their parts meet. Thread j writes entry j. Call meet() before and after it.
 template <int R, Product PRODUCT, int rows> FUNCTION void times_columns(const real *A, Vectors v, Vectors out) {
-    constexpr int SHARES = THREADS / n, EACH = (rows + SHARES - 1) / SHARES, DEEP = EACH < 12 ? EACH : 8;
+    constexpr int SHARES = THREADS / n, EACH = (rows + SHARES - 1) / SHARES, TURNS = (EACH + 15) / 16, DEEP = TURNS ? (EACH + TURNS - 1) / TURNS : 0;
     const int share = thread() / n, j = thread() - share * n;
     real sums[R], *parts = SHARED + PARTS_AT;
     UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
@@ -88,7 +88,7 @@ template <int R, Product PRODUCT, int rows> FUNCTION void times_columns(const re
 DEVICE real *tile(int I, int J) { return SHARED + FACTOR_AT + (I * (I + 1) / 2 + J) * 64; }
 DEVICE int within(int r, int c) { return r * 8 + (c ^ ((r & 2) << 1)); }
 
-// The factor becomes sum_k w_k w_k' + base(i, j), with rows w_k (k < m): `load(k, j)` is an entry as it is in memory,
+// The factor becomes sum_k w_k w_k' + base(i, j), padded with the identity, with rows w_k (k < m): `load(k, j)` is an entry as it is in memory,
 // `scaled(k, j, entry)` that of w_k, and `whole(k)` says that stage(k, row) writes the row instead, by one warp.
 template <class Load, class Scaled, class Whole, class Stage, class Base>
 DEVICE void gram(Load load, Scaled scaled, Whole whole, Stage stage, Base base) {
@@ -99,11 +99,14 @@ DEVICE void gram(Load load, Scaled scaled, Whole whole, Stage stage, Base base) 
         real sums[TILES][8];
         int left[TILES], right[TILES];  // first rows and columns of the tiles
         UNROLL for (int u = 0; u < TILES; ++u) {
-            UNROLL for (int e = 0; e < 8; ++e) sums[u][e] = 0.0;
             const int index = first + warp() + u * WARPS;
             int I = 0;
             LOOP while ((I + 1) * (I + 2) / 2 <= index) ++I;
             left[u] = index < TOTAL ? 16 * I : -1, right[u] = 16 * (index - I * (I + 1) / 2);
+            UNROLL for (int e = 0; e < 8; ++e) {
+                const int i = left[u] + g + 8 * ((e >> 1) & 1), j = right[u] + 8 * (e >> 2) + 2 * t + (e & 1);
+                sums[u][e] = left[u] >= 0 && i < n && j < n ? base(i, j) : i == j ? 1.0 : 0.0;
+            }
         }
         real entry[EACH][PARTS];
         auto fetch = [&](int k) {
@@ -150,17 +153,8 @@ DEVICE void gram(Load load, Scaled scaled, Whole whole, Stage stage, Base base) 
                 if (left[u] < 0 || row >= tiles || col > row) continue;
                 real *at = tile(row, col) + within(g, 2 * t);
                 at[0] = sums[u][e], at[1] = sums[u][e + 1];
+                if (row == col && g / 2 == t) SHARED[PIVOTS_AT + 8 * row + g] = g % 2 ? at[1] : at[0];
             }
-        }
-    }
-    meet();
-    // A warp adds the other term to rows of its own; padding is the identity.
-    LOOP for (int i = warp(); i < size; i += WARPS) {
-        LOOP for (int j = lane(); j <= i; j += 32) {
-            real *at = tile(i / 8, j / 8) + within(i % 8, j % 8);
-            const real value = i < n ? *at + base(i, j) : i == j ? 1.0 : 0.0;
-            *at = value;
-            if (i == j) SHARED[PIVOTS_AT + i] = value;
         }
     }
     meet();

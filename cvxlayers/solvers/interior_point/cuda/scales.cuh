@@ -2,7 +2,7 @@
 #pragma once
 #include "dense.cuh"
 
-constexpr int SWEEPS = 6;
+constexpr int SWEEPS = 4;
 
 // The scales of the columns (n) and of the rows (m); what solving needs, two of each (n, n, m).
 DEVICE real *d() { return wide_kept(0); }

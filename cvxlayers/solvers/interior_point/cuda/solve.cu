@@ -453,11 +453,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
             }
             // The residuals of an exact step are known beforehand; the last digits depend on refinement, all the more
             // where the scaling is no diagonal matrix.
-            const bool off = (is.rp > 2.0 * expected_rp && is.primal > 0.1 * a.tol) ||
-                             (is.rd > 2.0 * expected_rd && is.dual > 0.1 * a.tol);
+            const real matters = larger(a.tol, is.worst) * 0.1;
+            const bool off = (is.rp > 2.0 * expected_rp && is.primal > matters) ||
+                             (is.rd > 2.0 * expected_rd && is.dual > matters);
             if (off && refinements < REFINEMENTS) ++refinements;
             if (CURVED && is.worst < 1e-3 && refinements < 1) refinements = 1;
-            if ((is.worst < 1e-5 && CURVED) || stalled > 1) refinements = REFINEMENTS;
+            if (is.worst < 1e-5 && (CURVED || stalled > 1)) refinements = REFINEMENTS;
             if (thread() == 0) header().refinements = refinements;
 
             const real mu = (is.sz + tau * kappa) / (degree + 1);
