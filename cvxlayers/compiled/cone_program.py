@@ -60,10 +60,14 @@ def times_A(M, x, out):
 def times_A_transposed(M, z, out):
     """out = A'z."""
     for j in range(out.size):
-        total = 0.0
-        for k in range(M.A_starts[j], M.A_starts[j + 1]):
+        first, stop = M.A_starts[j], M.A_starts[j + 1]
+        total = other = 0.0
+        for k in range(first, stop - 1, 2):
             total += M.A[k] * z[M.A_rows[k]]
-        out[j] = total
+            other += M.A[k + 1] * z[M.A_rows[k + 1]]
+        if (stop - first) & 1:
+            total += M.A[stop - 1] * z[M.A_rows[stop - 1]]
+        out[j] = total + other
 
 
 @inner

@@ -45,9 +45,11 @@ from cvxlayers.compiled.quasidefinite import solve as solve_factored
 
 SOLVED, INACCURATE, INFEASIBLE, UNBOUNDED, MAX_ITERATIONS, NUMERICAL_ERROR = 0, 1, 2, 3, 4, 5  # as in Status
 
-_REGULARIZATION = 1e-8
+_REGULARIZATION = 1e-11
 _REFINEMENTS = 5
 _ENOUGH = 1e-12  # a residual of the linear system, relative to its right-hand side, that needs no refinement
+_LATE = 1e-6  # residuals of the program from which on every solution of the system is refined, to
+_ROUGH = 1e-9
 _FRACTION = 0.99  # of the way to the boundary
 _CERTIFIED = 1e-8  # the residual of a certificate (`cvxlayers.conic.residuals`) that ends the iteration
 _ACCEPTED = 5e-7  # and the one that counts where the iteration ends otherwise
@@ -96,7 +98,7 @@ def _assemble(M, C, K):
     K.fixed[:] = 0.0
     for k in range(M.P.size):
         K.fixed[K.P_place[k]] += M.P[k]
-    for k in range(M.A.size):
+    for k in range(K.A_place.size):
         if K.A_place[k] >= 0:
             K.fixed[K.A_place[k]] += M.A[k]
     for k in range(n):
@@ -113,27 +115,28 @@ def _factor(M, C, K):
     for k in range(K.values.size):
         K.values[k] = K.fixed[k]
     subtract_hessian(C, K.H_place, K.values)
-    count, stride = 0, K.vectors.size // 3
+    count = 0
+    first, second, third = (0.0, 0.0, 0.0), (0.0, 0.0), 0.0
     for k in range(K.products.begin.size - 1):
-        begin, row, at = K.products.begin[k], K.origin[0, k], K.origin[1, k]
+        begin, row, at, q = K.products.begin[k], K.origin[0, k], K.origin[1, k], K.origin[2, k]
         length = K.products.begin[k + 1] - begin
-        weight, several = -1.0, 1
+        weight = -1.0
         if at < 0:
             weight = -1.0 / (C.w[row] * C.w[row])
             for b in range(length):
                 K.vectors[b] = M.A[K.entries[0, begin + b]]
-        else:
-            several = 3
+        elif q == 0:
             first, second, third = turned(C.store[at + 9 : at + 18], K.turn[0, k], K.turn[1, k], K.turn[2, k])
-            for b in range(length):
-                e0, e1, e2 = K.entries[0, begin + b], K.entries[1, begin + b], K.entries[2, begin + b]
-                a0, a1 = M.A[e0] if e0 >= 0 else 0.0, M.A[e1] if e1 >= 0 else 0.0
-                a2 = M.A[e2] if e2 >= 0 else 0.0
-                K.vectors[b] = first[0] * a0 + second[0] * a1 + third * a2
-                K.vectors[stride + b] = first[1] * a0 + second[1] * a1
-                K.vectors[2 * stride + b] = first[2] * a0
-        for q in range(several):
-            count = subtract_product(K.nodes, K.products, k, 0, weight, K.vectors, q * stride, K.values, count)
+            for b in range(begin, begin + length):
+                value = first[0] * M.A[K.entries[0, b]] + second[0] * M.A[K.entries[1, b]]
+                K.vectors[b - begin] = value + third * M.A[K.entries[2, b]]
+        elif q == 1:
+            for b in range(begin, begin + length):
+                K.vectors[b - begin] = first[1] * M.A[K.entries[0, b]] + second[1] * M.A[K.entries[1, b]]
+        else:
+            for b in range(begin, begin + length):
+                K.vectors[b - begin] = first[2] * M.A[K.entries[0, b]]
+        count = subtract_product(K.nodes, K.products, k, 0, weight, K.vectors, 0, K.values, count)
     factor(K.nodes, K.sign, K.values, count)
 
 
@@ -204,10 +207,10 @@ def _refine(M, C, K, rx, rz, x, z, dx, dz, accuracy):
 
 
 @inner
-def _norm_over(v, scale):
+def _norm_times(v, scale):
     total = 0.0
     for i in range(v.size):
-        value = v[i] / scale[i]
+        value = v[i] * scale[i]
         total += value * value
     return np.sqrt(total)
 
@@ -257,7 +260,7 @@ def solve(
         most_order, widest = max(most_order, order[c]), max(widest, size[c])
         store_size = max(store_size, store_at[c] + max(3 * order[c] * order[c], 27))
     M = Matrices(
-        np.empty(P.shape[1]), P_rows, P_starts, np.empty(n), np.empty(A.shape[1]), A_rows, A_starts, np.empty(m)
+        np.empty(P.shape[1]), P_rows, P_starts, np.empty(n), np.zeros(A.shape[1] + 1), A_rows, A_starts, np.empty(m)
     )
     C = Cones(
         kind, cone_start, size, order, alpha, extra, store_at,
@@ -274,10 +277,10 @@ def solve(
     K = System(
         nodes, Targets(begin, rows, base, shift, relative, tail), entries, origin, turn,
         sign, place, P_place, A_place, H_place, diagonal,
-        np.empty(values), np.empty(values), np.empty(3 * longest_product), np.empty(N),
+        np.empty(values), np.empty(values), np.empty(longest_product), np.empty(N),
         np.empty(n), np.empty(m), np.empty(n), np.empty(m),
     )  # fmt: skip
-    d, e = np.empty(n), np.empty(m)
+    d, e, over_d, over_e = np.empty(n), np.empty(m), np.empty(n), np.empty(m)
     x, z, s = np.empty(n), np.empty(m), np.empty(m)
     dx, dz, ds = np.empty(n), np.empty(m), np.empty(m)
     x1, z1, x2, z2 = np.empty(n), np.empty(m), np.empty(n), np.empty(m)
@@ -295,6 +298,10 @@ def solve(
             A[element if A.shape[0] > 1 else 0], b[element if b.shape[0] > 1 else 0],
             cone_start, size, alike, d, e, rz, rx,
         )  # fmt: skip
+        for i in range(n):
+            over_d[i] = 1.0 / d[i]
+        for i in range(m):
+            over_e[i] = 1.0 / e[i]
         _assemble(M, C, K)
         unit(C, s, z)
         for i in range(n):
@@ -338,10 +345,10 @@ def solve(
                 rz[i] = Ax[i] + s[i] - M.b[i] * tau
             rt = xPx / tau + qx + bz + kappa
             # The residuals of (x, z, s)/tau as `cvxlayers.conic.residuals` defines them, without the scaling.
-            top = max(max(_norm_over(Ax, e), _norm_over(s, e)), max(_norm_over(M.b, e) * tau, tau))
-            primal = _norm_over(rz, e) / top
-            top = max(_norm_over(Px, d), _norm_over(ATz, d))
-            dual = _norm_over(rx, d) / max(max(top, _norm_over(M.q, d) * tau), tau * cost)
+            top = max(max(_norm_times(Ax, over_e), _norm_times(s, over_e)), max(_norm_times(M.b, over_e) * tau, tau))
+            primal = _norm_times(rz, over_e) / top
+            top = max(_norm_times(Px, over_d), _norm_times(ATz, over_d))
+            dual = _norm_times(rx, over_d) / max(max(top, _norm_times(M.q, over_d) * tau), tau * cost)
             unscaled = cost * tau * tau
             gap = abs(xPx + (qx + bz) * tau) / max(max(abs(xPx), abs(qx) * tau), max(abs(bz) * tau, unscaled))
             worst = max(primal, max(dual, gap))
@@ -367,7 +374,7 @@ def solve(
                 if bz < 0.0:
                     for i in range(m):
                         total += abs(M.b[i] * z[i])
-                    if _norm_over(ATz, d) <= _CERTIFIED * (-bz / total) * _norm_over(x2, d):
+                    if _norm_times(ATz, over_d) <= _CERTIFIED * (-bz / total) * _norm_times(x2, over_d):
                         outcome = INFEASIBLE
                         break
                 if qx < 0.0:
@@ -378,9 +385,9 @@ def solve(
                     for i in range(m):
                         z1[i] += abs(s[i])
                         gz[i] = Ax[i] + s[i]
-                    if _norm_over(gz, e) <= share * _norm_over(z1, e) and _norm_over(Px, d) <= share * _norm_over(
-                        x1, d
-                    ):
+                    if _norm_times(gz, over_e) <= share * _norm_times(z1, over_e) and _norm_times(
+                        Px, over_d
+                    ) <= share * _norm_times(x1, over_d):
                         outcome = UNBOUNDED
                         break
             if iteration == max_iter:
@@ -394,12 +401,16 @@ def solve(
             for i in range(n):
                 gx[i] = -M.q[i]
             _direct(M, C, K, gx, M.b, x2, z2)
+            if worst < _LATE:
+                _refine(M, C, K, gx, M.b, x2, z2, wx, wz, _ROUGH)
             # The predictor: right-hand side (-rx, s - rz).
             for i in range(n):
                 gx[i] = -rx[i]
             for i in range(m):
                 gz[i] = s[i] - rz[i]
             _direct(M, C, K, gx, gz, x1, z1)
+            if worst < _LATE:
+                _refine(M, C, K, gx, gz, x1, z1, wx, wz, _ROUGH)
             # With xi = x/tau, the coefficient of dtau is kappa/tau + xi'P xi - 2 xi'P x2 - q'x2 - b'z2.
             bottom = kappa / tau + xPx / (tau * tau) - 2.0 * dot(Px, x2) / tau - dot(M.q, x2) - dot(M.b, z2)
             dtau = (rt - kappa + 2.0 * dot(Px, x1) / tau + dot(M.q, x1) + dot(M.b, z1)) / bottom

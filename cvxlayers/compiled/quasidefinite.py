@@ -165,21 +165,17 @@ def subtract_product(S, T, k, skip, weight, vector, at, values, count):
             for b in range(a, length):
                 values[base + T.relative[shift + b]] -= factor * vector[at + b]
     if tail < length:
-        some = 0.0
+        size = S.rows.shape[1]
+        first = S.room.size - size
+        for b in range(size):
+            S.rows[count, b] = 0.0
         for b in range(tail, length):
-            some += abs(vector[at + b])
-        if some > 0.0:
-            size = S.rows.shape[1]
-            first = S.room.size - size
-            for b in range(size):
-                S.rows[count, b] = 0.0
-            for b in range(tail, length):
-                S.rows[count, T.rows[begin + b] - first] = vector[at + b]
-            S.weights[count] = weight
-            count += 1
-            if count == 8:
-                _flush(S, 8, values)
-                count = 0
+            S.rows[count, T.rows[begin + b] - first] = vector[at + b]
+        S.weights[count] = weight
+        count += 1
+        if count == 8:
+            _flush(S, 8, values)
+            count = 0
     return count
 
 

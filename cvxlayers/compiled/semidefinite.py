@@ -97,7 +97,7 @@ def _rotate(N, X):
                     b += N[j, p] * N[j, p]
                     c += N[i, p] * N[j, p]
                 if abs(c) > 1e-15 * np.sqrt(a * b):
-                    turned = turned or abs(c) > 1e-10 * np.sqrt(a * b)
+                    turned = turned or abs(c) > 1e-7 * np.sqrt(a * b)
                     angle = 0.5 * (b - a) / c
                     t = 1.0 / (abs(angle) + np.sqrt(1.0 + angle * angle))
                     if angle < 0.0:
@@ -200,7 +200,9 @@ def hessian(B, out):
 
 @lent
 def least(X, d, e):
-    """The least eigenvalue of a symmetric matrix, which is destroyed; d and e have room for its order.
+    """A lower bound within 1e-3 of the least eigenvalue of a symmetric matrix, which is destroyed.
+
+    ``d`` and ``e`` have room for its order.
 
     Householder's tridiagonal form, then bisection by Sturm sequences from Gershgorin's bounds (Golub and Van Loan,
     "Matrix Computations", 8.3 and 8.4).
@@ -246,7 +248,7 @@ def least(X, d, e):
         size = max(size, abs(d[i]) + radius)
     tiny = 1e-300 + 1e-16 * size
     for _ in range(60):
-        if not high - low > 1e-10 * max(abs(low), abs(high)) + tiny:
+        if not high - low > 1e-3 * max(abs(low), abs(high)) + tiny:
             break
         middle = 0.5 * (low + high)
         pivot, below = d[0] - middle, False

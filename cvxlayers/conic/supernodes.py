@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-_FILL = 0.3  # the share of zeros that two supernodes may bring in to become one
+_FILL = 0.15  # the share of zeros that two supernodes may bring in to become one
 _SMALL = 24  # as many zeros are no matter
 _GOOD_PART = 0.3  # the share of the last supernode's columns from which a vector's products are collected
-_WIDE = 32  # the most columns joined that have nothing in common but their rows
+_NARROW = 4  # the fewest columns of a supernode
 
 
 def minimum_degree(pattern: sp.csc_array) -> np.ndarray:
@@ -176,10 +176,6 @@ def _join(columns: list[np.ndarray]) -> tuple[list[int], list[np.ndarray]]:
     for j, below in enumerate(columns):
         rows = np.concatenate(([j], below)).astype(np.int64)
         width = j - first[-1] if first else 0
-        if lists and len(below) and width < _WIDE and np.array_equal(lists[-1][width:], below):
-            lists[-1] = np.insert(lists[-1], width, j)
-            fill[-1] += width
-            continue
         if lists and len(lists[-1]) > width and lists[-1][width] == j:
             both = np.union1d(lists[-1], rows)
             added = width * (len(both) - len(lists[-1])) + len(both) - width - len(rows)
@@ -191,4 +187,13 @@ def _join(columns: list[np.ndarray]) -> tuple[list[int], list[np.ndarray]]:
         first.append(j)
         lists.append(rows)
         fill.append(0)
-    return first, lists
+    # A supernode of a few columns costs more than its columns alone.
+    out_first: list[int] = []
+    out_lists: list[np.ndarray] = []
+    for k, (start, rows) in enumerate(zip(first, lists, strict=True)):
+        stop = first[k + 1] if k + 1 < len(first) else len(columns)
+        narrow = stop - start < _NARROW and k + 1 < len(first)
+        for j in range(start, stop if narrow else start + 1):
+            out_first.append(j)
+            out_lists.append(np.concatenate(([j], columns[j])).astype(np.int64) if narrow else rows)
+    return out_first, out_lists

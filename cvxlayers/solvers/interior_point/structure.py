@@ -100,8 +100,9 @@ class System:
     The system's own numbers: the variables, the rows that are kept (``index`` (m,), -1 for others), and two variables
     for each expanded second-order cone c, from extra[c] on. ``place`` is where variables, rows and further variables
     stand in the order of elimination. Product k, of the entries of a row or of a cone that is eliminated by hand, has
-    its first row in origin[0, k], the place of the cone's scaling in origin[1, k], the turn of the cone's rows in
-    turn[:, k], and is made of the values ``entries`` (3, .) of A, row by row in that turn, -1 for a zero.
+    its first row in origin[0, k], the place of the cone's scaling in origin[1, k] (-1 for a nonnegative row), its number
+    among the cone's products in origin[2, k], the turn of the cone's rows in turn[:, k], and is made of the values
+    ``entries`` (3, .) of A, row by row in that turn; as many as A has stand for a zero.
     """
 
     def __init__(self, structure: Structure, long: np.ndarray, leading: set[int]) -> None:
@@ -138,15 +139,18 @@ class System:
         counts = np.diff(by_row.indptr)
         rows = np.flatnonzero(gone & y.of_kind(NONNEGATIVE) & (counts > 0))
         cliques = [by_row.indices[by_row.indptr[row] : by_row.indptr[row + 1]] for row in rows]
-        origin, turn = [(row, -1) for row in rows], [(0, 0, 0)] * len(rows)
+        origin, turn = [(row, -1, 0) for row in rows], [(0, 0, 0)] * len(rows)
         for k in np.flatnonzero(y.kind >= EXPONENTIAL):
             row = y.start[k]
-            own = np.unique(by_row.indices[by_row.indptr[row] : by_row.indptr[row + 3]])
-            if len(own):
-                cliques.append(own)
-                origin.append((row, y.store[k]))
-                turn.append(tuple(np.argsort(counts[row : row + 3], kind="stable")))  # the longest last
-        self.origin = np.array(origin, np.int64).reshape((-1, 2)).T
+            ranks = np.argsort(counts[row : row + 3], kind="stable")  # the longest last
+            for q in range(3):  # the first product has entries of all rows, the last one of the shortest row alone
+                parts = [by_row.indices[by_row.indptr[row + r] : by_row.indptr[row + r + 1]] for r in ranks[: 3 - q]]
+                own = np.unique(np.concatenate(parts))
+                if len(own):
+                    cliques.append(own)
+                    origin.append((row, y.store[k], q))
+                    turn.append(tuple(ranks))
+        self.origin = np.array(origin, np.int64).reshape((-1, 3)).T
         self.turn = np.array(turn, np.int64).reshape((-1, 3)).T
         return cliques
 
@@ -159,7 +163,7 @@ class System:
         for k in range(3):
             wanted = cols * A.shape[0] + np.repeat(self.origin[0] + self.turn[k], lengths)
             at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-            self.entries[k] = np.where(keys[at] == wanted, at, -1) if len(keys) else -1
+            self.entries[k] = np.where(keys[at] == wanted, at, len(keys)) if len(keys) else 0
 
     def _blocks(self) -> tuple[np.ndarray, np.ndarray]:
         """Entries of H, cone by cone, in the order in which the kernel writes them; -1 for rows that are gone."""
@@ -179,7 +183,9 @@ class System:
                 cols.append(at[j])
         return np.concatenate(rows), np.concatenate(cols)
 
-    def _order(self, i, j, cliques: list[np.ndarray], gone: np.ndarray, long: np.ndarray, kinds: set[int]) -> np.ndarray:
+    def _order(
+        self, i, j, cliques: list[np.ndarray], gone: np.ndarray, long: np.ndarray, kinds: set[int]
+    ) -> np.ndarray:
         """Cones of these kinds first, minimum degree on what they leave, and pivots that are tiny alone moved back."""
         y, n, N = self.structure, self.program.n, self.N
         each = np.arange(N)
@@ -202,7 +208,9 @@ class System:
             first = np.flatnonzero(first)
             label = np.unique(block[first], return_inverse=True)[1]
             coupled = pattern[first][:, rest]
-            incidence = sp.csr_array((np.ones(len(first)), (label, np.arange(len(first)))), shape=(label.max() + 1, len(first)))
+            incidence = sp.csr_array(
+                (np.ones(len(first)), (label, np.arange(len(first)))), shape=(label.max() + 1, len(first))
+            )
             coupled = sp.csr_array(incidence @ coupled)
             left = sp.csc_array(pattern[rest][:, rest] + coupled.T @ coupled)
             # Rows with the same neighbours stand together, so that they become one supernode.
