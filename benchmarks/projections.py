@@ -152,20 +152,27 @@ def collect(python: Path, libraries: tuple[str, ...]) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    lines = [
-        "| set | points | library | forward, ms | with a gradient, ms | largest error |",
-        "|---|---|---|---|---|---|",
-    ]
+    """Milliseconds: the projection, and after the slash the projection with a gradient."""
+    libraries = (*OURS, *PEERS)
+    names = [f"cvxlayers, {name}" if name in OURS else name for name in libraries]
+    lines = [f"| set | points | {' | '.join(names)} |", (2 + len(libraries)) * "|---" + "|"]
     for kind in SETS:
         for case in CASES:
-            for library in (*OURS, *PEERS):
+            cells = []
+            for library in libraries:
                 row = next(r for r in rows if (r["set"], r["case"], r["library"]) == (kind, case, library))
-                name = f"**cvxlayers, {library}**" if library in OURS else library
-                gradient = f"{1e3 * row['with gradient']:.1f}" if "with gradient" in row else "-"
-                lines.append(
-                    f"| {kind} | {case} | {name} | {1e3 * row['forward']:.1f} | {gradient} | {row['error']:.0e} |"
-                )
+                times = [row[key] for key in ("forward", "with gradient") if key in row]
+                cells.append(" / ".join(f"{1e3 * t:.1f}" if t < 0.1 else f"{1e3 * t:.0f}" for t in times))
+            lines.append(f"| {kind} | {case} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main() -> None:
@@ -183,7 +190,7 @@ def main() -> None:
     rows = runs[1]
     for first, second in zip(runs[0], runs[2], strict=True):
         rows.append({k: min(v, second[k]) if isinstance(v, float) else v for k, v in first.items()})
-    found = {"machine": platform.processor() or platform.machine(), "runs": RUNS, "clock": "CPU time", "rows": rows}
+    found = {"machine": machine(), "runs": RUNS, "clock": "CPU time", "rows": rows}
     (HERE / "results" / "projections.json").write_text(json.dumps(found, indent=1) + "\n")
     print(table(rows))
 

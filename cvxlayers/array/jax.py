@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from cvxlayers.array.symmetric import eigh, lyapunov_in_basis
 
@@ -57,12 +58,8 @@ def stop_gradient(x: jax.Array) -> jax.Array:
     return jax.lax.stop_gradient(x)
 
 
-def has_values(x: jax.Array) -> bool:
-    return not isinstance(x, jax.core.Tracer)
-
-
 def visible(x: jax.Array) -> np.ndarray | None:
-    if isinstance(x, jax.core.Tracer) or any(d.platform != "cpu" for d in x.devices()):
+    if isinstance(x, Tracer) or any(d.platform != "cpu" for d in x.devices()):
         return None
     return np.asarray(x)
 
@@ -79,12 +76,31 @@ _with_cotangent = jax.custom_vjp(_forward, nondiff_argnums=(0,))
 @_with_tangent.defjvp
 def _tangent(rule, primals, tangents):
     outputs = _with_tangent(rule, *primals)
-    # The tangent of an integer output is an array of float0.
-    aux = tuple(
-        jnp.zeros_like(a) if jnp.issubdtype(a.dtype, jnp.inexact) else np.zeros(a.shape, jax.dtypes.float0)
-        for a in outputs[1:]
-    )
-    return outputs, (rule.tangent(outputs, primals, tangents), *aux)
+    return outputs, (rule.tangent(outputs, primals, tangents), *(_zero_tangent(a) for a in outputs[1:]))
+
+
+def _zero_tangent(a: jax.Array) -> Any:
+    """The zero tangent of an output: of an integer one, an array of float0; older JAX wants the output's own dtype."""
+    if jnp.issubdtype(a.dtype, jnp.inexact) or not _tangents_are_float0():
+        return jnp.zeros_like(a)
+    return np.zeros(a.shape, jax.dtypes.float0)
+
+
+@cache
+def _tangents_are_float0() -> bool:
+    @jax.custom_jvp
+    def count(x):
+        return jnp.zeros((), jnp.int32)
+
+    @count.defjvp
+    def _(primals, tangents):
+        return count(*primals), np.zeros((), jax.dtypes.float0)
+
+    try:
+        jax.eval_shape(lambda x: jax.jvp(count, (x,), (x,))[0], jax.ShapeDtypeStruct((), jnp.float32))
+    except TypeError:
+        return False
+    return True
 
 
 def _save(rule, *args):
@@ -191,3 +207,11 @@ def sum_where(x: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
     parts = (jnp.where(kept, x, zero), kept.astype(x.dtype))
     found = jax.lax.reduce(parts, (zero, zero), lambda a, b: (a[0] + b[0], a[1] + b[1]), (x.ndim - 1,))
     return found[0][..., None], found[1][..., None]
+
+
+def from_numpy(value: np.ndarray, dtype: Any, like: jax.Array) -> jax.Array:
+    return jnp.asarray(value, dtype=dtype)
+
+
+def dtype_of(x: np.ndarray) -> Any:
+    return None  # as JAX converts it, to 32 bits unless x64 is on

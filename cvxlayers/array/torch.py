@@ -158,10 +158,6 @@ def stop_gradient(x: Tensor) -> Tensor:
     return x.detach()
 
 
-def has_values(x: Tensor) -> bool:
-    return True
-
-
 def visible(x: Tensor) -> np.ndarray | None:
     if x.device.type != "cpu" or torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
         return None
@@ -191,9 +187,8 @@ class _Implicit(torch.autograd.Function):
         outputs, args = saved[: ctx.count], saved[ctx.count :]
         if hasattr(ctx.rule, "cotangent"):
             return None, *ctx.rule.cotangent(outputs, args, g)
-        _, transpose = torch.func.vjp(
-            lambda *tangents: ctx.rule.tangent(outputs, args, tangents), *(torch.zeros_like(x) for x in args)
-        )
+        zeros = tuple(torch.zeros_like(x) for x in args)
+        transpose = torch.func.vjp(lambda *tangents: ctx.rule.tangent(outputs, args, tangents), *zeros)[1]
         return None, *transpose(g)
 
     @staticmethod
@@ -227,10 +222,11 @@ def iterate(limit: int, body: Callable[[Any], Any], state: Any, done: Callable[[
 
 def _readable(x: Tensor) -> bool:
     """Whether x has values to look at: not under torch.func.vmap, nor while a CUDA graph is recorded on its device."""
-    while not torch._C._functorch.is_batchedtensor(x):
-        if not torch._C._functorch.is_gradtrackingtensor(x):
+    transforms: Any = torch._C._functorch  # pyright: ignore[reportAttributeAccessIssue]
+    while not transforms.is_batchedtensor(x):
+        if not transforms.is_gradtrackingtensor(x):
             return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
-        x = torch._C._functorch.get_unwrapped(x)
+        x = transforms.get_unwrapped(x)
     return False
 
 
@@ -263,7 +259,7 @@ def derivative_along(f: Callable[[Any], Any], x: Tensor, v: Tensor) -> Tensor:
         return torch.zeros_like(x)
     # J is symmetric: in reverse mode, which nests in the forward mode of the caller. Its own forward mode would not.
     with torch.enable_grad():
-        _, transpose = torch.func.vjp(f, x.detach())
+        transpose: Any = torch.func.vjp(f, x.detach())[1]
     return transpose(v)[0].detach()
 
 
@@ -311,3 +307,12 @@ def pullback(f: Callable[[Tensor], Tensor], x: Tensor, g: Tensor) -> Tensor:
 def sum_where(x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach()
     return torch.where(kept, x, 0).sum(-1, keepdim=True), kept.sum(-1, keepdim=True, dtype=x.dtype)
+
+
+def from_numpy(value: np.ndarray, dtype: torch.dtype, like: Tensor) -> Tensor:
+    # PyTorch takes no negative strides, and warns of arrays that it must not write on, unless it copies.
+    return torch.from_numpy(np.array(value)).to(dtype=dtype, device=like.device)
+
+
+def dtype_of(x: np.ndarray) -> torch.dtype:
+    return torch.from_numpy(np.zeros((), x.dtype)).dtype

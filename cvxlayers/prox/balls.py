@@ -14,16 +14,16 @@ from cvxlayers.prox.threshold import on_face, project_on_l1_ball, simplex_thresh
 
 @dataclass(frozen=True, eq=False)
 class L1Ball(Set):
-    """C = {x: sum_i weights_i |x_i| <= radius}.
+    """C = {x: sum_i w_i |x_i| <= radius}, with the entry_weights w.
 
-    Outside, the projection is soft thresholding, x_i (1 - theta weights_i / |x_i|)_+, with theta such that the norm is
-    the radius. With A the entries that are not 0 and s their signs times weights, its derivative is
+    Outside, the projection is soft thresholding, x_i (1 - theta w_i / |x_i|)_+, with theta such that the norm is
+    the radius. With A the entries that are not 0 and s their signs times w, its derivative is
     I_A - s s' / ||s||^2, and that with respect to the radius is s / ||s||^2. Complex entries keep their phase.
 
-    ``radius`` >= 0 is a number or one per sample; ``weights`` >= 0 is None, for 1, or an array that broadcasts against
-    x. Raises SettingsError for negative ones.
+    ``radius`` >= 0 is a number or one per sample; ``entry_weights`` >= 0 is None, for 1, or an array that broadcasts
+    against x. Raises SettingsError for negative ones.
 
-    Conjugate: radius max_i |y_i| / weights_i.
+    Conjugate: radius max_i |y_i| / w_i.
 
     Source: J. Duchi, S. Shalev-Shwartz, Y. Singer, T. Chandra, Efficient projections onto the l1-ball for learning in
     high dimensions, doi 10.1145/1390156.1390191.
@@ -34,36 +34,36 @@ class L1Ball(Set):
     """
 
     radius: Any = 1.0
-    weights: Any = None
+    entry_weights: Any = None
 
     _samples: ClassVar[tuple[str, ...]] = ("radius",)
-    _entries: ClassVar[tuple[str, ...]] = ("weights",)
-    _nonnegative: ClassVar[tuple[str, ...]] = ("radius", "weights")
+    _entries: ClassVar[tuple[str, ...]] = ("entry_weights",)
+    _nonnegative: ClassVar[tuple[str, ...]] = ("radius", "entry_weights")
     _complex: ClassVar[bool] = True
 
-    def _project(self, x: Array, radius: Array, weights: Any = None) -> Array:
+    def _project(self, x: Array, radius: Array, entry_weights: Any = None) -> Array:
         xp = namespace(x)
-        if weights is None and not is_complex(x):
+        if entry_weights is None and not is_complex(x):
             return project_on_l1_ball(x, radius)
         size = modulus(x)
         constant = stop_gradient(size)
-        fixed = None if weights is None else stop_gradient(weights)
+        fixed = None if entry_weights is None else stop_gradient(entry_weights)
         total = xp.sum(constant if fixed is None else fixed * constant, axis=-1, keepdims=True)
         inside = total <= radius
         _, above = simplex_threshold(constant, stop_gradient(radius), fixed)
-        found = on_face(size, above, radius, weights)
+        found = on_face(size, above, radius, entry_weights)
         if is_complex(x):
             found = found * phase(xp.where(above, x, 1.0))
         else:
             found = xp.where(x < 0, -found, found)
         return xp.where(inside, x, found)
 
-    def _conjugate(self, x: Array, radius: Array, weights: Any = None) -> Array:
+    def _conjugate(self, x: Array, radius: Array, entry_weights: Any = None) -> Array:
         xp = namespace(x)
         size = modulus(x)
-        if weights is not None:
-            some = weights > 0
-            size = xp.where(some, size / xp.where(some, weights, 1.0), xp.where(size > 0, float("inf"), 0.0))
+        if entry_weights is not None:
+            some = entry_weights > 0
+            size = xp.where(some, size / xp.where(some, entry_weights, 1.0), xp.where(size > 0, float("inf"), 0.0))
         largest = xp.max(size, axis=-1)
         return xp.where(largest > 0, radius[..., 0] * largest, 0.0)
 

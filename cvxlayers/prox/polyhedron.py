@@ -101,12 +101,14 @@ class Polyhedron(Set):
         self, x: Array, G: Array, h: Array, A: Array | None = None, b: Array | None = None
     ) -> tuple[Array, ProjectionInfo]:
         xp = namespace(x)
-        for name, M in (("G", G), ("A", A)):
-            if M is not None and M.shape[-1] != x.shape[-1]:
+        given: dict[str, Any] = {"G": G} if A is None else {"G": G, "A": A}
+        for name, M in given.items():
+            if M.shape[-1] != x.shape[-1]:
                 raise ShapeError(
                     f"{name} of Polyhedron should have a column per entry of x, {x.shape[-1]}; got {M.shape[-1]}."
                 )
-        batch = x.shape[:-1]
+        batch = np.broadcast_shapes(x.shape[:-1], *(M.shape[:-2] for M in given.values()), h.shape[:-1])
+        x = xp.broadcast_to(x, (*batch, x.shape[-1]))
         G, h = xp.broadcast_to(G, (*batch, *G.shape[-2:])), xp.broadcast_to(h, (*batch, h.shape[-1]))
         G, h = _unit_rows(G, h)
         if A is not None and b is not None:

@@ -131,7 +131,9 @@ class Birkhoff(_Transport):
 def _project(x: Array, rows: Array, columns: Array) -> tuple[Array, ProjectionInfo]:
     xp = namespace(x)
     m, n = x.shape[-2:]
-    rows, columns = xp.broadcast_to(rows, x.shape[:-1]), xp.broadcast_to(columns, (*x.shape[:-2], n))
+    batch = np.broadcast_shapes(x.shape[:-2], rows.shape[:-1], columns.shape[:-1])
+    x = xp.broadcast_to(x, (*batch, m, n))
+    rows, columns = xp.broadcast_to(rows, (*batch, m)), xp.broadcast_to(columns, (*batch, n))
     sums = xp.concat([rows, columns], axis=-1)
     potentials, rounds = _dual_newton(stop_gradient(x), stop_gradient(sums))
     positive = _plan(stop_gradient(x), potentials, m) > 0

@@ -15,12 +15,14 @@ from cvxlayers.prox.affine import AffineSet, Halfspace, Hyperplane, Slab
 from cvxlayers.prox.balls import L1Ball, L1Sphere, L2Ball, L2Sphere
 from cvxlayers.prox.box import Box, LInfinityBall, Orthant
 from cvxlayers.prox.epigraph import NormEpigraph
+from cvxlayers.prox.indicator import Indicator
 from cvxlayers.prox.polyhedron import Polyhedron
 from cvxlayers.prox.simplex import CappedSimplex, Simplex, SparseSimplex
 from cvxlayers.prox.sparse import GroupL0Ball, L0Ball
 from cvxlayers.prox.spectral_functions import Eigenvalues
 from cvxlayers.prox.spectral_sets import NuclearBall, RankBall
 from cvxlayers.prox.transport import Birkhoff, TransportPolytope
+from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, RotatedSecondOrder, SecondOrder
 from tests import checks
 from tests.prox.projections import CASES, WEIGHTS, Case, points
 
@@ -227,6 +229,30 @@ def test_polyhedron_at_degenerate_faces():
     close(J, np.zeros((2, 2)), 1e-9)
 
 
+def test_a_set_per_sample():
+    rng = np.random.default_rng(20)
+    x = rng.standard_normal((3, 4))
+    G, h, A = rng.standard_normal((3, 5, 4)), rng.uniform(0, 1, (3, 5)), rng.standard_normal((3, 1, 4))
+    found, one = Polyhedron(G, h, A, np.zeros((3, 1))).project(x), Polyhedron(G, h).project(x[0])
+    sums = rng.uniform(0.5, 1, (3, 2))
+    plans, plan = TransportPolytope(sums, sums).project(x.reshape(3, 2, 2)), TransportPolytope(sums, sums)
+    for i in range(3):
+        close(found[i], Polyhedron(G[i], h[i], A[i], np.zeros(1)).project(x[i]), 1e-9)
+        close(one[i], Polyhedron(G[i], h[i]).project(x[0]), 1e-9)
+        close(plans[i], TransportPolytope(sums[i], sums[i]).project(x[i].reshape(2, 2)), 1e-12)
+        close(plan.project(np.eye(2))[i], TransportPolytope(sums[i], sums[i]).project(np.eye(2)), 1e-12)
+
+
+def test_cones_of_the_conic_layers():
+    """Indicator of a cone is the cone's own projection, whichever way the vector lies."""
+    u = np.random.default_rng(21).standard_normal((2, 6, 3))
+    cones = [RotatedSecondOrder(3), SecondOrder(3), PositiveSemidefinite(2), Exponential(), Power(0.3), Nonnegative(3)]
+    for cone in [*cones, *(cone.dual() for cone in cones)]:
+        close(Indicator(cone).project(u), cone.project(u), 0)
+        close(Indicator(cone, dim=0).project(np.moveaxis(u, -1, 0)), np.moveaxis(cone.project(u), -1, 0), 0)
+        assert np.all(Indicator(cone)(cone.project(u)) == 0)
+
+
 def test_empty_sets_are_not_a_number():
     f = Polyhedron(np.array([[1.0, 0.0], [-1.0, 0.0]]), np.array([-1.0, -1.0]))
     y, info = f.project(np.zeros(2), return_info=True)
@@ -340,8 +366,8 @@ def test_dim():
         f.project(x.transpose(1, 0, 2).reshape(4, 15)).reshape(4, 3, 5).transpose(1, 0, 2),
     )
     weights = np.random.default_rng(14).uniform(0.5, 2, (3, 1, 5))
-    flat = L1Ball(1.0, weights=weights.reshape(15)).project(x.transpose(1, 0, 2).reshape(4, 15))
-    close(L1Ball(1.0, weights=weights, dim=(0, 2)).project(x), flat.reshape(4, 3, 5).transpose(1, 0, 2))
+    flat = L1Ball(1.0, entry_weights=weights.reshape(15)).project(x.transpose(1, 0, 2).reshape(4, 15))
+    close(L1Ball(1.0, entry_weights=weights, dim=(0, 2)).project(x), flat.reshape(4, 3, 5).transpose(1, 0, 2))
     close(Simplex(dim="all").project(x).sum(), 1.0)
     X = NuclearBall(1.0, dim=(0, 1)).project(x)
     close(X[:, :, 2], NuclearBall(1.0).project(x[:, :, 2]))
@@ -406,7 +432,7 @@ def test_not_a_number_stays_in_its_row():
     ("make", "message"),
     [
         (lambda: L1Ball(-1.0), "radius of L1Ball"),
-        (lambda: L1Ball(1.0, weights=[-1.0, 2.0]), "weights of L1Ball"),
+        (lambda: L1Ball(1.0, entry_weights=[-1.0, 2.0]), "entry_weights of L1Ball"),
         (lambda: L1Ball(float("nan")), "radius of L1Ball"),
         (lambda: L2Ball(np.array([1.0, -2.0])), "radius of L2Ball"),
         (lambda: LInfinityBall(-1), "radius of LInfinityBall"),
