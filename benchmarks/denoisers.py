@@ -87,7 +87,7 @@ PACKAGES = {"skimage": "scikit-image"}
 
 
 def times_to(run: Denoiser, optimum: np.ndarray, x: np.ndarray, levels=LEVELS, clock=time.process_time) -> dict:
-    """Seconds to each relative error ||y - y*|| / ||x - y*||, over growing numbers of iterations, and the best error."""
+    """Seconds to each relative error ||y - y*|| / ||x - y*||, with ever more iterations, and the best error."""
     reached: dict[str, list | None] = {str(level): None for level in levels}
     scale, best, iterations = np.linalg.norm(x - optimum), np.inf, 8
     run(2)

@@ -114,7 +114,7 @@ def six(python: str, only: str) -> None:
         row |= {(line := json.loads(text)).pop("name"): line for text in done.stdout.splitlines()}
         rows[name] = row
         print(table({name: row}), flush=True)
-    path.write_text(json.dumps({"machine": machine(), "problems": rows}, indent=1) + "\n")
+        path.write_text(json.dumps({"machine": machine(), "problems": rows}, indent=1) + "\n")
     print(table(rows))
 
 
@@ -161,16 +161,17 @@ def cubes(device: str, python: str, sides: list[int]) -> None:
             row[name] = times_to(ours_on(x.astype(precision), weight, l1, device), best, x, clock=clock)
         if device != "cpu":
             try:
-                row["proxtorch"] = times_to(proxtorch(x, weight, l1, device), best, x, clock=clock)
+                row["proxtorch, cuda"] = times_to(proxtorch(x, weight, l1, device), best, x, clock=clock)
             except ImportError as error:
-                row["proxtorch"] = {"error": str(error)}
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                file = Path(folder) / "problem.npz"
-                np.savez(file, x=x, weight=weight, l1=l1, optimum=best)
-                command = [python, HERE / "denoisers.py", file, "proxtorch", "nilearn"]
-                done = subprocess.run(command, capture_output=True, text=True, check=True)
-            row |= {(line := json.loads(text)).pop("name"): line for text in done.stdout.splitlines()}
+                row["proxtorch, cuda"] = {"error": str(error)}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "problem.npz"
+            np.savez(file, x=x, weight=weight, l1=l1, optimum=best)
+            # Beside a GPU only the fastest of them, on the CPU of the same machine.
+            names = ["proxtorch", "nilearn"] if device == "cpu" else ["nilearn"]
+            command = [python or sys.executable, HERE / "denoisers.py", file, *names]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        row |= {(line := json.loads(text)).pop("name"): line for text in done.stdout.splitlines()}
         rows[str(side)] = row
         print(side, json.dumps(row), flush=True)
     out = Path(os.environ.get("OUT", HERE / "results")) / f"total_variation_cubes_{device}.json"

@@ -58,6 +58,18 @@ class Differences:
         axes = (-2 - self.count, -1 - self.count) if self.isotropic else (-1 - self.count,)
         return namespace(p).sum(p, axis=axes, keepdims=True)
 
+    def mask(self, p: Array) -> Array:
+        """p, with 0 where there is no difference: at the end of each axis, unless it is periodic."""
+        if self.periodic:
+            return p
+        xp, parts = namespace(p), []
+        for k in range(self.count):
+            axis = k - self.count
+            part = p[(..., slice(k, k + 1), *(slice(None),) * (1 + self.count))]
+            inside = _cut(part, axis, None, -1)
+            parts.append(xp.concat([inside, xp.zeros_like(_cut(part, axis, -1, None))], axis=axis))
+        return xp.concat(parts, axis=-2 - self.count)
+
     def _difference(self, y: Array, axis: int) -> Array:
         xp = namespace(y)
         if self.periodic:

@@ -27,7 +27,7 @@ def level_sets(x: Array, v: Array, up: Array, down: Array) -> Array:
     """argmin of sum_i v_i (y_i - x_i)^2 / 2 + up_i (y_{i+1} - y_i)_+ + down_i (y_i - y_{i+1})_+ for each row.
 
     Shapes: x and v > 0 (*batch, n), up and down >= 0, possibly inf, (*batch, n - 1). Works in the widest precision
-    there is. A run counts as one piece if the marginals differ from 0 by no more than the rounding of its sums.
+    there is. A run counts as one piece if its marginals differ from 0 by no more than the rounding of its sums.
     """
     xp = namespace(x)
     dtype = x.dtype
@@ -40,17 +40,20 @@ def level_sets(x: Array, v: Array, up: Array, down: Array) -> Array:
     free_up, free_down = xp.isfinite(up), xp.isfinite(down)
     zero = xp.zeros_like(x)
 
-    def halve(state):
-        y, jump, _ = state
+    def means(jump):
         # With the sign of a jump known its penalty is linear, and the chain falls apart there.
         pull = xp.where(jump > 0, up, 0.0) - xp.where(jump < 0, down, 0.0)
         drift = _pad(pull, left=False) - _pad(pull, left=True)
         labels = run_labels(jump != 0)
-        theta = run_sum(v * x + drift, labels) / run_sum(v, labels)
+        return run_sum(v * x + drift, labels) / run_sum(v, labels), drift, labels
+
+    def halve(state):
+        _, jump, _ = state
+        theta, drift, labels = means(jump)
         slope = v * (theta - x) - drift
         low, high = xp.where(jump != 0, 0.0, -down), xp.where(jump != 0, 0.0, up)
         marginal = _marginals(slope, low, high)
-        noise = 4 * eps * run_sum(xp.abs(slope), labels)
+        noise = 16 * eps * run_sum(xp.abs(slope) + xp.abs(v * x) + xp.abs(drift), labels)
         side = xp.where(marginal < -noise, zero + 1, xp.where(marginal > noise, zero - 1, zero))
         change = side[..., 1:] - side[..., :-1]
         change = xp.where(change > 0, xp.where(free_up, 1.0, 0.0), xp.where(free_down, 1.0, 0.0)) * xp.sign(change)
@@ -58,7 +61,10 @@ def level_sets(x: Array, v: Array, up: Array, down: Array) -> Array:
         return theta, jump + fresh, xp.any(fresh != 0, axis=-1)
 
     jump = zero[..., 1:]
-    y, _, _ = iterate(n, halve, (zero, jump, zero[..., 0] == 0), lambda state: ~state[2])
+    y, jump, _ = iterate(n, halve, (zero, jump, zero[..., 0] == 0), lambda state: ~state[2])
+    # A cut that rounding made inside a piece shows by a jump of the wrong sign: heal it.
+    wrong = (y[..., 1:] - y[..., :-1]) * jump < 0
+    y, _, _ = means(xp.where(wrong, 0.0 * jump, jump))
     return xp.astype(y, dtype)
 
 
