@@ -43,10 +43,6 @@ def visible(x: np.ndarray) -> np.ndarray:
     return x
 
 
-def has_values(x: np.ndarray) -> bool:
-    return True
-
-
 def implicit(rule: Any, *args: np.ndarray) -> tuple[np.ndarray, ...]:
     with np.errstate(all="ignore"):
         return tuple(rule.forward(*args))

@@ -44,8 +44,7 @@ def to_library_of(x: Array, value: Any) -> Array:
         if value.ndim == 0:
             # Filling needs no copy from the host, which would wait for the device.
             return xp.full((), value.item(), dtype=dtype, device=device(x))
-        # PyTorch takes no negative strides.
-        return xp.asarray(np.ascontiguousarray(value), dtype=dtype, device=device(x))
+        return library_of(x).from_numpy(value, dtype, x)
     if is_numpy_array(x):
         return np.asarray(value, dtype=dtype)
     return xp.astype(value, dtype, copy=False)
@@ -60,8 +59,8 @@ def unify(x: Array, *values: Any) -> Array:
         return x
     for value in values:
         if is_array_api_obj(value) and not is_numpy_array(value):
-            xp = namespace(value)
-            return xp.asarray(x, device=device(value)) if library_of(value).has_values(value) else xp.asarray(x)
+            library = library_of(value)
+            return library.from_numpy(x, library.dtype_of(x), value)
     return x
 
 

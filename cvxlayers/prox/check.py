@@ -121,7 +121,7 @@ class _Check:
         self.points = self._numpy(x)
         self.convex = getattr(f, "convex", True)
         self.count = len(self.points)
-        self.tolerance = tol if self.points.real.dtype == np.float64 else max(tol, 2e-4)
+        self.tolerance = tol if np.real(self.points).dtype == np.float64 else max(tol, 2e-4)
 
     def facts(self) -> Iterator[tuple[str, Callable[[], Iterator[str]]]]:
         yield "shape, dtype and inputs", self.kept
@@ -145,7 +145,7 @@ class _Check:
     def _like(self, points: np.ndarray) -> Array:
         if not is_numpy_array(self.x):
             return to_library_of(self.x, points)
-        return points.astype(self.points.dtype if np.iscomplexobj(points) else self.points.real.dtype)
+        return points.astype(self.points.dtype if np.iscomplexobj(points) else np.real(self.points).dtype)
 
     def prox(self, points: np.ndarray, tau: Any) -> np.ndarray:
         return self._numpy(self.f.prox(self._like(points), tau))
@@ -280,7 +280,7 @@ class _Check:
             yield "the value of a batch differs from the loop"
 
     def derivatives(self) -> Iterator[str]:
-        single = self.points.real.dtype != np.float64
+        single = np.real(self.points).dtype != np.float64
         step, allowed = (1e-2, 3e-2) if single else (1e-5, 1e-4)
         tau = self.taus[1 % len(self.taus)]
         # Points away from those with ties and zeros.

@@ -84,7 +84,7 @@ class GroupLasso(Primitive):
     array([2.4, 0. , 3.2])
     """
 
-    groups: Sequence[Sequence[int]] | np.ndarray
+    groups: Any
     weight: Any = 1.0
     group_weights: Any = None
     l1: Any = 0.0

@@ -195,7 +195,7 @@ class Prox(ABC):
         for name, value in vars(self).items():
             if name in self._leaves:
                 value = value.constant() if isinstance(value, Prox) else _constant(value)
-            copy.__dict__[name] = value
+            object.__setattr__(copy, name, value)
         return copy
 
 
@@ -388,17 +388,16 @@ def is_integer(k: Any) -> bool:
 
 def check_input(x: Array, operator: Prox, complex_allowed: bool) -> Array:
     """``x`` itself, or ShapeError unless it is an array of a floating-point dtype that the operator takes."""
+    array: Any = x
     if not is_array_api_obj(x):
         raise ShapeError(
             f"x should be a NumPy, PyTorch or JAX array; got {type(x).__name__}. Convert it, e.g. by numpy.asarray."
         )
-    xp = namespace(x)
-    if complex_allowed and xp.isdtype(x.dtype, "complex floating"):
-        return x
-    if not xp.isdtype(x.dtype, "real floating"):
-        kinds = "a floating-point or complex dtype" if complex_allowed else "a real floating-point dtype"
-        raise ShapeError(f"x of {operator!r} should have {kinds}; got {x.dtype}. Convert it.")
-    return x
+    isdtype = namespace(array).isdtype
+    if isdtype(array.dtype, "real floating") or (complex_allowed and isdtype(array.dtype, "complex floating")):
+        return array
+    kinds = "a floating-point or complex dtype" if complex_allowed else "a real floating-point dtype"
+    raise ShapeError(f"x of {operator!r} should have {kinds}; got {array.dtype}. Convert it.")
 
 
 def check_range(label: str, value: Any, range_: str) -> None:

@@ -82,8 +82,8 @@ class Sum(Prox):
         self.axes(x)
         return self.f(x) + self.g(x)
 
-    def prox(self, x: Array, tau: Any = 1.0, *, return_info: bool = False) -> Any:
-        """The prox; ``return_info`` adds a `SumInfo`."""
+    def prox(self, x: Array, tau: Any = 1.0, *, start: Array | None = None, return_info: bool = False) -> Any:
+        """The prox; ``start`` is a first guess of the shape of x, and ``return_info`` adds a `SumInfo`."""
         # The library in which f and g answer, and the batch that their weights make.
         x = self._ready(x, tau)
         x = x + 0 * self.f.prox(x) + 0 * self.g.prox(x)
@@ -105,7 +105,7 @@ class Sum(Prox):
             s = xp.where(constant.over(old), s, new)
             return s, gap, residual, old | found, count + xp.astype(~old, count.dtype)
 
-        start = constant.x
+        start = constant.x if start is None else stop_gradient(self._ready(start, x)) + 0 * constant.x
         state = (start, limit + float("inf"), limit, done, 0 * limit)
         s, gap, residual, _, count = iterate(self.max_iter, round_, state, lambda state: state[3])
         splitting = _Splitting(self.f, self.g, x, tau, axes)

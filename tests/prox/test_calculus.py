@@ -107,7 +107,7 @@ def test_cvxpy(name):
 @derived
 def test_definition_and_derivatives(name):
     f, _ = DERIVED[name]
-    check_prox(f)
+    check_prox(f, taus=(0.4, 2.5))
     if name != "of functions":
         check_prox(f, torch.from_numpy(points((6,), 4)), taus=(0.6,))
 
@@ -140,6 +140,16 @@ def test_derivatives_of_sums(name):
     (wanted,) = torch.autograd.grad((f.prox(x, 0.6) * torch.from_numpy(direction)).sum(), x)
     found = jax.jit(jax.grad(lambda x: (f.prox(x, 0.6) * direction).sum()))(jnp.asarray(x.detach()))
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_a_sum_takes_a_start():
+    """From the exact solution of a sum of differentiable functions there is little left to do."""
+    f, x = Huber(1.0, 50.0) + Ridge(0.5), points((6,), 3)
+    cold, first = f.prox(x, return_info=True)
+    warm, second = f.prox(x, start=cold, return_info=True)
+    np.testing.assert_allclose(warm, cold, atol=1e-7)
+    np.testing.assert_allclose(cold, x / 2.5, atol=1e-7)
+    assert np.all(second.iterations <= first.iterations)
 
 
 def test_certificate_of_a_sum():

@@ -59,13 +59,15 @@ def parameters(f):
 @every
 def test_definition(case):
     """Optimality by search, firm nonexpansiveness, conjugate, batches, dtypes."""
-    check_prox(case.f, shape=case.shape)
+    check_prox(case.f, shape=case.shape, taus=(0.4, 2.5))
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.complex], ids=names)
 def test_definition_of_complex(case):
     x = points(case.shape) + 1j * points(case.shape, seed=1)
     check_prox(case.f, x, taus=(0.6,))
+    if not isinstance(case.f, L0):
+        check_prox(case.f, torch.from_numpy(x[:2]), taus=(0.6,))
 
 
 @pytest.mark.parametrize("case", CONVEX, ids=names)
