@@ -30,12 +30,14 @@ from cvxlayers.prox.operator import Primitive, Prox
 from cvxlayers.prox.overlapping_groups import OverlappingGroupLasso
 from cvxlayers.prox.polyhedron import Polyhedron
 from cvxlayers.prox.separable import L1, ElasticNet, Huber, Linear, NonnegativeL1, Quantile, Ridge, Zero
+from cvxlayers.prox.set import Set
 from cvxlayers.prox.simplex import CappedSimplex, Simplex, SparseSimplex
 from cvxlayers.prox.sparse import GroupL0Ball, L0Ball
 from cvxlayers.prox.spectral import NuclearNorm, Rank, SpectralNorm, WeightedNuclearNorm
 from cvxlayers.prox.spectral_functions import Eigenvalues, SingularValues
 from cvxlayers.prox.spectral_sets import NuclearBall, RankBall, SpectralBall, Stiefel
 from cvxlayers.prox.sum import Separable, Sum
+from cvxlayers.prox.total_generalized_variation import TotalGeneralizedVariation
 from cvxlayers.prox.total_variation import TotalVariation
 from cvxlayers.prox.transport import Birkhoff, TransportPolytope
 from cvxlayers.prox.wrap import Wrapped
@@ -108,6 +110,7 @@ __all__ = [
     "SLOPE",
     "Scaled",
     "Separable",
+    "Set",
     "Simplex",
     "SingularValues",
     "Slab",
@@ -121,6 +124,7 @@ __all__ = [
     "Sum",
     "SumLargest",
     "Tilted",
+    "TotalGeneralizedVariation",
     "TotalVariation",
     "TotalVariation1D",
     "Translated",
