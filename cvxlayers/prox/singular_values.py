@@ -59,7 +59,7 @@ def map_singular_values(g: Callable[[Array], Array], X: Array) -> Array:
     factors = decompose(X)
     U, s, Vh = factors
     G = g(singular_values(X, factors))
-    floor = _zero_level(s)
+    floor = zero_level(s)
     slopes = derivative_along(g, equalized(xp.where(s > floor, s, floor), _tie_level(s)), numbers(s))
     (Y,) = implicit(_Recomposed(), X, G[..., None, :], U, s[..., None, :], Vh, slopes[..., None, :])
     return Y
@@ -78,7 +78,7 @@ def equalized(s: Array, level: Array) -> Array:
     return xp.min(xp.where(near, s[..., None, :], float("inf")), axis=-1) if s.shape[-1] else s
 
 
-def _zero_level(s: Array) -> Array:
+def zero_level(s: Array) -> Array:
     """What rounding leaves of a zero singular value, (*batch, 1)."""
     xp = namespace(s)
     if s.shape[-1] == 0:
@@ -120,7 +120,7 @@ def _frames(X: Array, U: Array, s: Array, Vh: Array) -> tuple[Array, Array, Arra
     gap = (row - column) * (row + column)
     tied = xp.abs(row - column) <= _tie_level(s)[..., None]
     F = xp.where(tied, 0.0, 1.0 / xp.where(tied, 1.0, gap))
-    some = s > _zero_level(s)
+    some = s > zero_level(s)
     inverse = xp.where(some, 1.0 / xp.where(some, s, 1.0), 0.0)[..., None, :]
     Ph = adjoint(P)
     left = F * (P * row + column * Ph)
@@ -168,7 +168,7 @@ class _Recomposed:
         H, dG = tangents[:2]
         xp = namespace(X)
         values, slopes = s[..., 0, :], slopes[..., 0, :]
-        tie, floor = _tie_level(values)[..., None], _zero_level(values)
+        tie, floor = _tie_level(values)[..., None], zero_level(values)
         count = numbers(values)
         U, s, V = _frames(X, U, values, Vh)
         G = G[..., 0, :]

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cvxlayers.array import namespace, visible
+from cvxlayers.array import namespace, stop_gradient, visible
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.modulus import norm
 from cvxlayers.prox.operator import Array, Primitive
 from cvxlayers.prox.set import zero_where_small
-from cvxlayers.prox.singular_values import map_singular_values, values_of
+from cvxlayers.prox.singular_values import map_singular_values, values_of, zero_level
 from cvxlayers.prox.spectral_sets import at_most, on_l1_ball
 
 
@@ -184,7 +184,7 @@ class Rank(SingularValuePenalty):
 
     def _value_of(self, s: Array, weight: Array) -> Array:
         xp = namespace(s)
-        level = 8 * s.shape[-1] * float(xp.finfo(s.dtype).eps) * xp.max(s, axis=-1, keepdims=True)
+        level = zero_level(stop_gradient(s))
         return xp.sum(xp.where(s > level, weight + 0 * s, 0 * s), axis=-1)
 
     def _prox_of(self, s: Array, tau: Array, weight: Array) -> Array:

@@ -14,7 +14,7 @@ from cvxlayers.prox.eigenvalues import eigenvalues, hermitian_part, map_eigenval
 from cvxlayers.prox.modulus import norm
 from cvxlayers.prox.operator import Array, Dim, Prox
 from cvxlayers.prox.set import zero_where_small
-from cvxlayers.prox.singular_values import map_singular_values, values_of
+from cvxlayers.prox.singular_values import map_singular_values, values_of, zero_level
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,9 @@ class SingularValues(_OfValues):
     """
 
     def __call__(self, x: Array) -> Array:
-        return self.function(values_of(self._arranged(x)[0]))
+        s = values_of(self._arranged(x)[0])
+        # What rounding leaves of a zero must not count as an entry.
+        return self.function(namespace(s).where(s > zero_level(stop_gradient(s)), s, 0.0 * s))
 
     def prox(self, x: Array, tau: Any = 1.0) -> Array:
         X, axes = self._arranged(x, tau)

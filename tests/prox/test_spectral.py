@@ -12,6 +12,7 @@ import torch
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.box import Orthant
 from cvxlayers.prox.losses import LogBarrier
+from cvxlayers.prox.nonconvex import L0
 from cvxlayers.prox.norms import L2, SLOPE
 from cvxlayers.prox.operator import Prox
 from cvxlayers.prox.separable import L1, Ridge
@@ -82,7 +83,7 @@ def test_log_det_agrees_with_cvxpy():
 
 
 @pytest.mark.parametrize("complex_", [False, True])
-@pytest.mark.parametrize("f", [WeightedNuclearNorm(WEIGHTS), Rank(0.4), NuclearNorm(0.5)], ids=repr)
+@pytest.mark.parametrize("f", [WeightedNuclearNorm(WEIGHTS), Rank(0.4), SingularValues(L0(0.4))], ids=repr)
 def test_no_random_point_is_better(f, complex_):
     """Global, for those that are not convex too: near the prox, and among matrices of every rank."""
     rng = np.random.default_rng(2)
@@ -148,7 +149,7 @@ def test_derivatives_at_ties(name, spectrum, shape):
     assert torch.autograd.gradcheck(prox, (x, weight), atol=1e-5, check_forward_ad=shape == (3, 4))
 
 
-@pytest.mark.parametrize("name", ["nuclear", "ball", "clip"])
+@pytest.mark.parametrize("name", ["nuclear", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ball", "clip"))])
 def test_derivatives_agree(name):
     """JAX and PyTorch, at every spectrum, real and complex, batched with parameters per sample."""
     rng = np.random.default_rng(5)

@@ -5,15 +5,20 @@ import numpy as np
 import pytest
 
 from cvxlayers.sets import RotatedSecondOrder
-from tests.checks import CONE_CHECKS, close, points
-
-CONES = [RotatedSecondOrder(2), RotatedSecondOrder(4)]
+from tests.checks import CONE_CHECKS, check_decomposition, check_derivative, close, points
 
 
-@pytest.mark.parametrize("cone", CONES, ids=repr)
 @pytest.mark.parametrize("check", CONE_CHECKS, ids=lambda check: check.__name__)
-def test_cone(check, cone):
-    check(cone)
+def test_cone(check):
+    check(RotatedSecondOrder(4))
+
+
+def test_without_a_vector():
+    """For d = 2 it is the nonnegative quadrant."""
+    check_decomposition(RotatedSecondOrder(2))
+    check_derivative(RotatedSecondOrder(2))
+    u = np.array([[1.0, -2.0], [-1.0, -3.0], [2.0, 3.0]])
+    close(RotatedSecondOrder(2).project(u), np.maximum(u, 0), 1e-15)
 
 
 def test_projection_agrees_with_cvxpy():
