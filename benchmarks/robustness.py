@@ -22,6 +22,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -54,24 +55,27 @@ def answerer(name: str, tol: float) -> Answer:
             return solver.prepare(program).solve(DenseData(len(data[1]), *data, np.zeros(())))
 
         return by_registry
+    settings = Native(tol=tol)
+    if name == "jax":
+        return _on_jax(settings)
     if name == "torch":
         import torch
 
-        convert = torch.from_numpy
-    elif name == "jax":
-        import jax
-
-        jax.config.update("jax_enable_x64", True)
-        convert = jax.numpy.asarray
-    else:
-        convert = np.asarray
-    settings = Native(tol=tol)
+    convert = torch.from_numpy if name == "torch" else np.asarray
 
     def on_arrays(cone: Product, data: tuple) -> Outcome:
-        with np.errstate(all="ignore"):
-            return Outcome(*(np.asarray(v) for v in solve(cone, *map(convert, data), settings)))
+        return Outcome(*(np.asarray(v) for v in solve(cone, *map(convert, data), settings)))
 
     return on_arrays
+
+
+def _on_jax(settings: Native) -> Answer:
+    """One compilation for each cone and shape."""
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    compiled = cache(lambda cone: jax.jit(lambda *data: solve(cone, *data, settings)))
+    return lambda cone, data: Outcome(*(np.asarray(v) for v in compiled(cone)(*data)))
 
 
 def problems(count: int, seed: int) -> list[Programs]:
