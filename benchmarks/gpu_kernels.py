@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +145,10 @@ def measure(name: str, problem, repetitions: int) -> dict:
     return row
 
 
-def cases(quick: bool) -> dict:
-    found = {f"{n}/{m}/{B}": (lambda n=n, m=m, B=B: dense_qp(n, m, B)) for n, m, B in DENSE[: 2 if quick else None]}
+def cases(quick: bool) -> dict[str, Callable]:
+    found: dict[str, Callable] = {
+        f"{n}/{m}/{B}": (lambda n=n, m=m, B=B: dense_qp(n, m, B)) for n, m, B in DENSE[: 2 if quick else None]
+    }
     found["100/100/1024 (10 equalities)"] = lambda: dense_qp(100, 100, 1024, 10)
     found |= {"portfolio/1024": lambda: portfolio(1024), "logistic/1024": lambda: logistic(1024)}
     return found

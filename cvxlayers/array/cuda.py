@@ -42,10 +42,13 @@ def _capability(index: int) -> tuple[int, int] | None:
     import torch
 
     try:
-        driver, nvrtc = _bindings()
-        _check(driver.cuInit(0))
-        _check(nvrtc.nvrtcVersion())
+        driver, _ = _bindings()
         capability = torch.cuda.get_device_capability(index)
+        with torch.cuda.device(index):
+            torch.cuda.current_stream().synchronize()
+            # A compiler that is newer than the driver makes code that the driver does not load.
+            code = _machine_code(b'extern "C" __global__ void probe() {}', "probe.cu", [_target(capability)])
+            _check(driver.cuModuleUnload(_check(driver.cuModuleLoadData(code))))
     except Exception:  # no driver, no compiler, libraries of other versions: whatever it is, there are no kernels
         return None
     return capability if capability >= LEAST_CAPABILITY else None
@@ -80,18 +83,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cvxlayers" / "cuda"
 
 
-def compile_text(source: Path, macros: dict[str, int], architecture: str) -> bytes:
-    """Machine code of the text in ``source``, from the cache if it is there."""
+def _target(capability: tuple[int, int]) -> str:
+    return "--gpu-architecture=sm_{}{}".format(*capability)
+
+
+def _machine_code(text: bytes, name: str, options: list[str]) -> bytes:
     _, nvrtc = _bindings()
-    options = [f"--gpu-architecture={architecture}", "--std=c++17", f"--include-path={source.parent}"]
-    options += [f"-D{name}={value}" for name, value in sorted(macros.items())]
-    key = hashlib.sha256(repr((_check(nvrtc.nvrtcVersion()), options[:2], options[3:], source.name)).encode())
-    for file in sorted([*source.parent.glob("*.cuh"), source]):
-        key.update(file.read_bytes())
-    cached = cache_folder() / f"{key.hexdigest()[:32]}.cubin"
-    with suppress(OSError):
-        return cached.read_bytes()
-    program = _check(nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], []))
+    program = _check(nvrtc.nvrtcCreateProgram(text, name.encode(), 0, [], []))
     done = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
     if int(done[0]) != 0:
         log = b" " * _check(nvrtc.nvrtcGetProgramLogSize(program))
@@ -100,6 +98,21 @@ def compile_text(source: Path, macros: dict[str, int], architecture: str) -> byt
     code = b" " * _check(nvrtc.nvrtcGetCUBINSize(program))
     _check(nvrtc.nvrtcGetCUBIN(program, code))
     _check(nvrtc.nvrtcDestroyProgram(program))
+    return code
+
+
+def compile_text(source: Path, macros: dict[str, int], capability: tuple[int, int]) -> bytes:
+    """Machine code of the text in ``source``, from the cache if it is there."""
+    _, nvrtc = _bindings()
+    options = [_target(capability), "--std=c++17", f"--include-path={source.parent}"]
+    options += [f"-D{name}={value}" for name, value in sorted(macros.items())]
+    key = hashlib.sha256(repr((_check(nvrtc.nvrtcVersion()), options[:2], options[3:], source.name)).encode())
+    for file in sorted([*source.parent.glob("*.cuh"), source]):
+        key.update(file.read_bytes())
+    cached = cache_folder() / f"{key.hexdigest()[:32]}.cubin"
+    with suppress(OSError):
+        return cached.read_bytes()
+    code = _machine_code(source.read_bytes(), source.name, options)
     with suppress(OSError):  # a read-only home keeps no cache
         cached.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as file:
@@ -116,10 +129,9 @@ class Kernel:
 
         self.device, self.shared_bytes = torch.device("cuda", _index(device)), shared_bytes
         driver, _ = _bindings()
-        major, minor = torch.cuda.get_device_capability(self.device)
         with torch.cuda.device(self.device):
             torch.cuda.current_stream().synchronize()  # there is a context from here on
-            code = compile_text(source, macros, f"sm_{major}{minor}")
+            code = compile_text(source, macros, torch.cuda.get_device_capability(self.device))
             self._module = _check(driver.cuModuleLoadData(code))
             self._function = _check(driver.cuModuleGetFunction(self._module, name.encode()))
             attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES

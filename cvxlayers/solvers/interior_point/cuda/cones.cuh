@@ -137,14 +137,14 @@ DEVICE void stage_row(int i, const real *A, const real *e, const real *d, real *
         const int k = block_of(i);
         const real *vector = vectors() + 2 * k * n, scale = e[i] / eta()[k], w = h()[i];
         const bool first = i == start_of(k);
-        LOOP for (int j = lane(); j < 16 * wide; j += 32)
+        UNROLL for (int j = lane(); j < 16 * wide; j += 32)
             row[j] = j >= n ? 0.0 : first ? vector[j] : GLOBAL(a + j) * scale * d[j] - w * vector[n + j];
         return;
     }
 #if THREES
     const int k = (i - ROUND) / 3, part = i - ROUND - 3 * k;
     const real *r = R3() + 9 * k + 3 * part, scale = e[i];
-    LOOP for (int j = lane(); j < 16 * wide; j += 32) {
+    UNROLL for (int j = lane(); j < 16 * wide; j += 32) {
         real value = 0.0;
         if (j < n) UNROLL for (int l = 0; l < 3; ++l) value += r[l] * GLOBAL(a + (l - part) * n + j);
         row[j] = j < n ? value * scale * d[j] : 0.0;

@@ -106,6 +106,7 @@ _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, a
     (32, 64, 8, 2),
     (64, 128, 8, 3),
     (128, 256, 16, 4),
+    (176, 512, 32, 5),
     (MOST_COLUMNS, 512, 32, 3),
 )
 _HEADER = 12  # numbers, as in layout.cuh

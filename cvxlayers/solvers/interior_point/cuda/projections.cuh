@@ -224,14 +224,14 @@ DEVICE void stage_row(int i, const real *A, const real *e, const real *d, real *
         const int k = block_of(i);
         const real *vector = vectors() + 2 * k * n, scale = e[i] * sqrt(weight(ends()[3 * k + 2])), normal = lam()[i];
         const bool first = i == start_of(k);
-        LOOP for (int j = lane(); j < 16 * wide; j += 32)
+        UNROLL for (int j = lane(); j < 16 * wide; j += 32)
             row[j] = j >= n ? 0.0 : first ? vector[j] : GLOBAL(a + j) * scale * d[j] - normal * vector[n + j];
         return;
     }
 #if THREES
     const int k = (i - ROUND) / 3, part = i - ROUND - 3 * k;
     const real *V = basis() + 9 * k + part, scale = e[i] * root()[i];
-    LOOP for (int j = lane(); j < 16 * wide; j += 32) {
+    UNROLL for (int j = lane(); j < 16 * wide; j += 32) {
         real value = 0.0;
         if (j < n) UNROLL for (int l = 0; l < 3; ++l) value += V[3 * l] * GLOBAL(a + (l - part) * n + j);
         row[j] = j < n ? value * scale * d[j] : 0.0;

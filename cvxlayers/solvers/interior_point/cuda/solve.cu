@@ -458,7 +458,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
                              (is.rd > 2.0 * expected_rd && is.dual > matters);
             if (off && refinements < REFINEMENTS) ++refinements;
             if (CURVED && is.worst < 1e-3 && refinements < 1) refinements = 1;
-            if (is.worst < 1e-5 && (CURVED || stalled > 1)) refinements = REFINEMENTS;
+            if ((CURVED && is.worst < 1e-6) || (stalled && is.worst < 1e-4)) refinements = REFINEMENTS;
             if (thread() == 0) header().refinements = refinements;
 
             const real mu = (is.sz + tau * kappa) / (degree + 1);
