@@ -41,7 +41,7 @@ class NewtonSystem:
             M = M + xp.matrix_transpose(self.G) @ self.G
         if self.E is not None:
             M = M + xp.matrix_transpose(self.E) @ self.E
-        self.extra = extra = regularization * (1.0 + xp.linalg.diagonal(P))
+        extra = regularization * (1.0 + xp.linalg.diagonal(P))
         M = M + extra[..., None] * constant(np.eye, (P.shape[-1],), M)
         self.L = cholesky(xp.astype(M, low) if low is not None else M)
         # A GPU multiplies in a tenth of the time of a substitution, even with the inverse to be found first.
@@ -50,22 +50,14 @@ class NewtonSystem:
             E = self.E if low is None else xp.astype(self.E, low)
             self.V = self._down(xp.broadcast_to(xp.matrix_transpose(E), (*M.shape[:-1], p)))
             S = xp.matrix_transpose(self.V) @ self.V
-            self.ridge = xp.astype(regularization, S.dtype) * (1.0 + xp.linalg.diagonal(S))
-            self.S = cholesky(S + self.ridge[..., None] * constant(np.eye, (p,), S))
+            ridge = xp.astype(regularization, S.dtype) * (1.0 + xp.linalg.diagonal(S))
+            self.S = cholesky(S + ridge[..., None] * constant(np.eye, (p,), S))
 
     def ok(self) -> Array:
         """Whether the factorization went through, (*batch, 1)."""
         xp = namespace(self.L)
         good = xp.isfinite(self.L[..., -1, -1:])
         return good if self.E is None else good & xp.isfinite(self.S[..., -1, -1:])
-
-    def regularized(self, x: Array, z: Array) -> Array:
-        """What regularization adds to x'Px + z'Hz, (*batch, 1)."""
-        xp, p = namespace(x, z), self.barrier.equalities
-        added = xp.sum(self.extra * x * x, axis=-1, keepdims=True)
-        if self.E is not None:
-            added = added + xp.sum(xp.astype(self.ridge, x.dtype) * z[..., :p] ** 2, axis=-1, keepdims=True)
-        return added
 
     def times(self, x: Array, z: Array) -> tuple[Array, Array]:
         """The system times (x, z), for matrices of columns."""

@@ -226,10 +226,11 @@ class Method:
         both_x, both_z = system.solve(top, low)
         x2, z2, x1, z1 = both_x[..., 0], both_z[..., 0], both_x[..., 1], both_z[..., 1]
         slope = 2.0 * Px / tau + k.q
-        # The denominator, as a sum of squares which rounding leaves positive.
+        # The denominator of dtau in two forms: rounding leaves the first positive, and regularization the second right.
         gap = x2 - x / tau
         Hz2 = barrier.times_H(W, z2[..., None])[..., 0]
-        curvature = kappa / tau + dot(gap, times(k.P, gap)) + dot(z2, Hz2) + system.regularized(x2, z2)
+        squares = dot(gap, times(k.P, gap)) + dot(z2, Hz2)
+        curvature = kappa / tau + xp.maximum(squares, xPx / (tau * tau) - dot(slope, x2) - dot(k.b, z2))
 
         def direction(x1: Array, z1: Array, share: Any, dkappa: Array, refine: tuple = ()) -> Iterate:
             """The move from (x1, z1), the solution for the right-hand side ``refine``, if it is to be refined."""

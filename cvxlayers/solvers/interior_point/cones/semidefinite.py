@@ -13,6 +13,8 @@ from cvxlayers.solvers.interior_point.cones.barrier import Barrier, inverse
 
 Array = Any
 
+WHOLE = 14  # order of the matrices up to which W^-T and H are formed, as matrices that act on vectors
+
 
 class SemidefiniteBarrier(Barrier):
     """F(S) = -log det S, W(Z) = R'ZR, W^-T(S) = R^-1 S R^-T = Lambda = W(Z), the Nesterov-Todd scaling.
@@ -38,7 +40,11 @@ class SemidefiniteBarrier(Barrier):
         root = xp.sqrt(lam)[..., None, :]
         R = (L @ V) / root
         inverse_R = xp.matrix_transpose(V * root) @ triangular_inverse(L)
-        return R, inverse_R, lam
+        if self.cone.k > WHOLE:
+            return R, inverse_R, lam
+        eye = constant(np.eye, (self.size,), s)
+        H = self._congruent(R @ xp.matrix_transpose(R), eye)
+        return R, inverse_R, lam, self._congruent(inverse_R, eye), H
 
     def _congruent(self, X: Array, V: Array) -> Array:
         """svec(X mat(v) X') for the columns v of V."""
@@ -48,18 +54,21 @@ class SemidefiniteBarrier(Barrier):
         return xp.matrix_transpose(self.cone.vector(X @ columns @ xp.matrix_transpose(X)))
 
     def scale(self, W: tuple[Array, ...], V: Array) -> Array:
-        return self._congruent(W[1], V)
+        return W[3] @ V if self.cone.k <= WHOLE else self._congruent(W[1], V)
 
     def scale_back(self, W: tuple[Array, ...], V: Array) -> Array:
+        if self.cone.k <= WHOLE:
+            return namespace(V).matrix_transpose(W[3]) @ V
         return self._congruent(namespace(V).matrix_transpose(W[1]), V)
 
     def times_H(self, W: tuple[Array, ...], V: Array) -> Array:
-        xp = namespace(V)
-        return self._congruent(W[0] @ xp.matrix_transpose(W[0]), V)
+        if self.cone.k <= WHOLE:
+            return W[4] @ V
+        return self._congruent(W[0] @ namespace(V).matrix_transpose(W[0]), V)
 
     def corrector(self, W: tuple[Array, ...], s: Array, z: Array, ds: Array, dz: Array, mu: Array) -> Array:
         xp = namespace(s)
-        R, inverse_R, lam = W
+        R, inverse_R, lam = W[:3]
         dS = inverse_R @ self.cone.matrix(ds) @ xp.matrix_transpose(inverse_R)
         dZ = xp.matrix_transpose(R) @ self.cone.matrix(dz) @ R
         product = dS @ dZ
@@ -69,7 +78,7 @@ class SemidefiniteBarrier(Barrier):
 
     def step(self, W: tuple[Array, ...], s: Array, z: Array, ds: Array, dz: Array) -> Array:
         xp = namespace(s)
-        R, inverse_R, lam = W
+        R, inverse_R, lam = W[:3]
         root = xp.sqrt(lam)
         pair = root[..., :, None] * root[..., None, :]
         dS = inverse_R @ self.cone.matrix(ds) @ xp.matrix_transpose(inverse_R) / pair
