@@ -119,10 +119,8 @@ def scale(C, s, z):
             C.store[at] = eta
         elif kind == SEMIDEFINITE:
             k, stop = C.order[c], first + size
-            good = semidefinite.scaling(
-                s[first:stop], z[first:stop], C.store[at : at + k * k].reshape((k, k)), C.store[at + k * k : at + 2 * k * k].reshape((k, k)), C.store[at + 2 * k * k : at + 3 * k * k].reshape((k, k)),
-                C.lam[first:stop], C.room[: k * k].reshape((k, k)), C.room[k * k : 2 * k * k].reshape((k, k)), C.room[2 * k * k : 3 * k * k].reshape((k, k)),
-            ) and good  # fmt: skip
+            own, room = C.store[at : at + 3 * k * k].reshape((3, k, k)), C.room[: 3 * k * k].reshape((3, k, k))
+            good = semidefinite.scaling(s[first:stop], z[first:stop], own, C.lam[first:stop], room) and good
         elif kind >= EXPONENTIAL:
             three_dimensional.scaling(
                 kind == EXPONENTIAL, C.alpha[c], s[first : first + 3], z[first : first + 3], C.store[at : at + 27]
@@ -294,8 +292,8 @@ def corrected(C, s, z, ds, dz, target, out):
         elif kind == SEMIDEFINITE:
             k, stop = C.order[c], first + size
             _correct_semidefinite(
-                C.store[at : at + k * k].reshape((k, k)), C.store[at + k * k : at + 2 * k * k].reshape((k, k)), C.lam[first:stop], ds[first:stop], dz[first:stop], target,
-                out[first:stop], C.room[: k * k].reshape((k, k)), C.room[k * k : 2 * k * k].reshape((k, k)), C.room[2 * k * k : 3 * k * k].reshape((k, k)), C.room[3 * k * k : 4 * k * k].reshape((k, k)),
+                C.store[at : at + 2 * k * k].reshape((2, k, k)), C.lam[first:stop], ds[first:stop], dz[first:stop],
+                target, out[first:stop], C.room[: 4 * k * k].reshape((4, k, k)),
             )  # fmt: skip
         else:
             H = C.store[at : at + 27]
@@ -330,8 +328,10 @@ def _correct_second_order(w, eta, lam, ds, dz, target, out, room):
 
 
 @inner
-def _correct_semidefinite(R, inverse, lam, ds, dz, target, out, X, Y, U, V):
-    """R (...) R' as above, with (lam \\ X)_ij = 2 X_ij / (lam_i + lam_j)."""
+def _correct_semidefinite(own, lam, ds, dz, target, out, room):
+    """R (...) R' as above, with (lam \\ X)_ij = 2 X_ij / (lam_i + lam_j); ``own`` holds R' and R^-1."""
+    R, inverse = own[0], own[1]
+    X, Y, U, V = room[0], room[1], room[2], room[3]
     k = R.shape[0]
     semidefinite.unpack(dz, X)
     semidefinite.multiply(R, X, Y)

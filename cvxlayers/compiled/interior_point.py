@@ -52,7 +52,9 @@ _LATE = 1e-6  # residuals of the program from which on every solution of the sys
 _ROUGH = 1e-9
 _FRACTION = 0.99  # of the way to the boundary
 _CERTIFIED = 1e-8  # the residual of a certificate (`cvxlayers.conic.residuals`) that ends the iteration
-_ACCEPTED = 5e-7  # and the one that counts where the iteration ends otherwise
+_ACCEPTED = 5e-7  # what rounding errors may contribute to it
+_EPSILON = 2.220446049250313e-16
+_NEARLY, _PATIENCE = 1e-5, 8  # residuals from which on an iteration that improves nothing for so long is given up
 _STUCK = 1e-4  # a step shorter than this is none
 
 
@@ -368,13 +370,19 @@ def solve(
             if best <= goal or (best <= tol and (not gained or iteration - best_at > 0)):
                 outcome = SOLVED
                 break
-            if kappa > tau:
+            # Nothing is won any more: what there is may still do.
+            if (best <= 10.0 * tol and worst > 10.0 * best) or (best <= _NEARLY and iteration - best_at > _PATIENCE):
+                outcome = NUMERICAL_ERROR
+                break
+            if kappa > tau and best > 10.0 * tol:
                 absolute_products(M, x, z, x1, z1, x2)
                 total = 0.0
                 if bz < 0.0:
                     for i in range(m):
                         total += abs(M.b[i] * z[i])
-                    if _norm_times(ATz, over_d) <= _CERTIFIED * (-bz / total) * _norm_times(x2, over_d):
+                    rounding = _EPSILON * _norm_times(z, e) * max(1.0, _norm_times(M.b, over_e))
+                    share = _CERTIFIED * (-bz / total)
+                    if _norm_times(ATz, over_d) <= share * _norm_times(x2, over_d) and rounding < -_ACCEPTED * bz:
                         outcome = INFEASIBLE
                         break
                 if qx < 0.0:

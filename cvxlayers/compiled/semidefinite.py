@@ -117,8 +117,10 @@ def _rotate(N, X):
 
 
 @lent
-def scaling(s, z, R, inverse, B, lam, X, Y, M):
-    """R', R^-1, B = R R' and lam. False unless both matrices are positive definite. X, Y, M: room for k x k matrices."""
+def scaling(s, z, own, lam, room):
+    """R', R^-1 and R R' go to ``own`` (3, k, k); False unless both matrices are positive definite. ``room`` alike."""
+    R, inverse, B = own[0], own[1], own[2]
+    X, Y, M = room[0], room[1], room[2]
     k = R.shape[0]
     unpack(s, M)
     good = cholesky(M, X)  # L1
@@ -178,24 +180,6 @@ def congruence_transposed(A, v, out, X, Y):
             for j in range(k):
                 X[i, j] += a * Y[p, j]
     pack(X, out)
-
-
-@inner
-def hessian(B, out):
-    """The upper triangle, column by column, of the matrix of V -> B V B on scaled vectors."""
-    k = B.shape[0]
-    at = 0
-    for col in range(k):
-        for row in range(col + 1):  # the unit vector of entry (row, col)
-            own = 1.0 if row == col else 1.0 / _ROOT
-            for j in range(col + 1):
-                for i in range((row if j == col else j) + 1):
-                    weight = own if i == j else own * _ROOT
-                    if row == col:
-                        out[at] = weight * B[i, row] * B[j, row]
-                    else:
-                        out[at] = weight * (B[i, row] * B[j, col] + B[i, col] * B[j, row])
-                    at += 1
 
 
 @lent

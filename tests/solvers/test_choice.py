@@ -14,6 +14,7 @@ from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.daqp import DAQP
 from cvxlayers.solvers.diffcp import DiffCP
 from cvxlayers.solvers.fallback import Fallback
+from cvxlayers.solvers.interior_point import Native
 from cvxlayers.solvers.osqp import OSQP
 from cvxlayers.status import Status
 from tests.solvers.problems import CONES, dense_program, infeasible, solvable, sparse_qp, unbounded
@@ -29,12 +30,20 @@ def test_small_quadratic_programs_get_the_active_set_method():
 
 @pytest.mark.parametrize("kind", ["second_order", "semidefinite", "exponential", "power", "everything"])
 def test_cones_get_the_interior_point_method(kind):
-    assert choose(dense_program(CONES[kind], 4)).solver == Clarabel()
+    plan = choose(dense_program(CONES[kind], 4))
+    assert plan.solver == Fallback(first=Native(), second=Clarabel())
+    assert "compiled: an interior-point method for every cone (n=4" in str(plan)
+
+
+def test_cones_get_clarabel_where_nothing_is_compiled(monkeypatch):
+    monkeypatch.setattr("cvxlayers.solvers.choice.is_available", lambda: False)
+    assert choose(dense_program(CONES["everything"], 4)).solver == Clarabel()
 
 
 def test_linear_programs_and_large_sparse_ones_get_the_interior_point_method():
-    assert choose(dense_program(CONES["linear"], 5, quadratic=False)).solver == Clarabel()
-    assert choose(sparse_qp(400, 1)[0]).solver == Clarabel()
+    assert choose(dense_program(CONES["linear"], 5, quadratic=False)).solver.first == Native()
+    assert choose(sparse_qp(400, 1)[0]).solver.first == Native()
+    assert choose(sparse_qp(600, 1)[0]).solver == Clarabel()  # too large for it
 
 
 def test_batches_that_share_large_matrices_get_one_factorization():

@@ -100,7 +100,7 @@ class System:
     The system's own numbers: the variables, the rows that are kept (``index`` (m,), -1 for others), and two variables
     for each expanded second-order cone c, from extra[c] on. ``place`` is where variables, rows and further variables
     stand in the order of elimination. Product k, of the entries of a row or of a cone that is eliminated by hand, has
-    its first row in origin[0, k], the place of the cone's scaling in origin[1, k] (-1 for a nonnegative row), its number
+    its first row in origin[0, k], the place of the cone's scaling in origin[1, k], -1 for a nonnegative row, its number
     among the cone's products in origin[2, k], the turn of the cone's rows in turn[:, k], and is made of the values
     ``entries`` (3, .) of A, row by row in that turn; as many as A has stand for a zero.
     """
@@ -187,7 +187,7 @@ class System:
         self, i, j, cliques: list[np.ndarray], gone: np.ndarray, long: np.ndarray, kinds: set[int]
     ) -> np.ndarray:
         """Cones of these kinds first, minimum degree on what they leave, and pivots that are tiny alone moved back."""
-        y, n, N = self.structure, self.program.n, self.N
+        y, N = self.structure, self.N
         each = np.arange(N)
         pattern = sp.csc_array(
             (np.ones(2 * len(i) + N), (np.concatenate([i, j, each]), np.concatenate([j, i, each]))), shape=(N, N)
