@@ -215,26 +215,30 @@ class Layer:
             found = self._maps[solver] = SolutionMap(self.form, solver, self.reduction, self.mu)
         return found
 
-    def array_map(self, accelerator: bool, solver_args: Mapping[str, Any] | None = None) -> ArrayMap | None:
+    def array_map(
+        self, default: bool, asked: bool = False, solver_args: Mapping[str, Any] | None = None
+    ) -> ArrayMap | None:
         """The solution map on the caller's arrays, where it is the one to take; None for the host.
 
-        ``accelerator`` says whether the arrays live on one: there the native solver is the default. On a CPU it works
-        on the caller's arrays where it is asked for without its compiled kernels.
+        ``default`` says whether the native solver works on the arrays where the choice is left open, as it does on an
+        accelerator. Asked for by name, it does so there, where ``asked`` says so, and without its compiled kernels.
         """
-        settings = self._native(accelerator, {**self.solver_args, **(solver_args or {})})
-        if settings is None or not self.form.parameters:
+        if not self.form.parameters:
+            return None
+        settings = self._native(default, asked, {**self.solver_args, **(solver_args or {})})
+        if settings is None:
             return None
         found = self._array_maps.get(settings)
         if found is None:
             found = self._array_maps[settings] = ArrayMap(self.form, self.ends, settings, self.mu)
         return found
 
-    def _native(self, accelerator: bool, settings: Mapping[str, Any]) -> Native | None:
+    def _native(self, default: bool, by_name: bool, settings: Mapping[str, Any]) -> Native | None:
         """The native solver with these settings, if it solves on the caller's arrays."""
         asked = self.plan.requested
         if asked is None:
             program = self.form.program
-            if not accelerator or "solve_method" in settings or program.n + program.m > ARRAY_LIMIT:
+            if not default or "solve_method" in settings or program.n + program.m > ARRAY_LIMIT:
                 return None
             try:
                 return resolve(Native, settings)  # pyright: ignore[reportReturnType]
@@ -243,11 +247,11 @@ class Layer:
         if not isinstance(self.plan.solver, Native):
             return None
         solver = resolve(asked, settings)
-        return solver if isinstance(solver, Native) and (accelerator or not solver.compiled) else None
+        return solver if isinstance(solver, Native) and (default or by_name or not solver.compiled) else None
 
     def plan_for(self, accelerator: bool) -> Plan:
         """The plan for arrays on the CPU, or on an accelerator."""
-        solver = self._native(accelerator, self.solver_args)
+        solver = self._native(accelerator, False, self.solver_args)
         if solver is None or self.plan.requested is not None:
             return self.plan
         reason = "the arrays stay on their device"

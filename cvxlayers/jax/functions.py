@@ -43,8 +43,11 @@ class Host:
     warm_start: bool
 
 
+Route = Host | ArrayMap
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
-def conic(core: Layer, route: Host | ArrayMap, ndim: int, values: tuple[jax.Array, ...]):
+def conic(core: Layer, route: Route, ndim: int, values: tuple[jax.Array, ...]):
     """Parameters with all batch dimensions to (x, z, s, status, residuals, iterations); zeros where it failed."""
     if isinstance(route, ArrayMap):
         out = compiled(core, _solve, route)(ndim, values)
@@ -82,7 +85,7 @@ def _solve_on_host(core: Layer, route: Host, ndim: int, values: tuple[jax.Array,
 
 
 @conic.defjvp
-def _conic_jvp(core: Layer, route: Host | ArrayMap, ndim: int, primals, tangents):
+def _conic_jvp(core: Layer, route: Route, ndim: int, primals, tangents):
     (values,), (dvalues,) = primals, tangents
     out = conic(core, route, ndim, values)
     dx, dz, ds = compiled(core, _tangents, route)(ndim, values, dvalues, *out[:4])
@@ -106,7 +109,7 @@ def recover(core: Layer, ndim: int, values: tuple[jax.Array, ...], x: jax.Array,
     return core.ends.recover(core.ends.lift(values, ndim), x, z)
 
 
-def _tangents(core: Layer, route: Host | ArrayMap, ndim: int, values, dvalues, x, z, s, status):
+def _tangents(core: Layer, route: Route, ndim: int, values, dvalues, x, z, s, status):
     """Tangents of x, z and s; zero where an element failed."""
     kept = (status <= Status.INACCURATE)[..., None]
     ends = core.ends
@@ -117,7 +120,7 @@ def _tangents(core: Layer, route: Host | ArrayMap, ndim: int, values, dvalues, x
     return dx, dz, jnp.where(kept, rz - ends.differential.A_times(data[2], dx), 0.0)
 
 
-def linear_solve(core: Layer, route: Host | ArrayMap, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]:
+def linear_solve(core: Layer, route: Route, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]:
     """K [w_x; w_z] = [g_x; g_z], as a linear system that JAX can transpose and differentiate."""
     d, mu = core.ends.differential, core.mu
 

@@ -107,7 +107,7 @@ class CvxpyLayer:
         arrays, dtype = _arrays(params, core.form.parameters)
         ndim = len(core.batch_shape([a.shape for a in arrays]))
         wide = tuple(_padded(a, len(p.shape), ndim) for a, p in zip(arrays, core.form.parameters, strict=True))
-        route = core.array_map(jax.default_backend() != "cpu", solver_args)
+        route = core.array_map(jax.default_backend() != "cpu", asked=True, solver_args=solver_args)
         if route is None:
             core.map_for(solver_args)  # refuses wrong settings here rather than in the callback
             route = Host(tuple(sorted((solver_args or {}).items())), warm_start)

@@ -130,7 +130,7 @@ class CvxpyLayer(torch.nn.Module):
 
     def _solve(self, params, solver_args, warm_start, objective):
         tensors, dtype = _tensors(params, [p.name for p in self.core.form.parameters])
-        map_ = self.core.array_map(any(t.is_cuda for t in tensors), solver_args)
+        map_ = self.core.array_map(any(t.is_cuda for t in tensors), solver_args=solver_args)
         if map_ is not None:
             call = ArrayCall(self.core, dtype, objective, map_)
             return solve(call, tensors), call

@@ -249,17 +249,19 @@ def test_the_choice():
     open_, named = projection(cvxlayers.torch, solver=None).core, projection(cvxlayers.torch, solver="native").core
     assert open_.array_map(False) is None and named.array_map(False) is None
     assert open_.array_map(True).settings == Native()
-    assert named.array_map(True, {"eps": 1e-6}).settings == Native(tol=1e-6)
+    assert named.array_map(True, solver_args={"eps": 1e-6}).settings == Native(tol=1e-6)
+    assert named.array_map(False, asked=True).settings == Native()
+    assert open_.array_map(False, asked=True) is None
     assert projection(cvxlayers.torch).core.array_map(False).settings == ARRAYS
     assert projection(cvxlayers.torch, solver="CLARABEL").core.array_map(True) is None
-    assert open_.array_map(True, {"solve_method": "SCS"}) is None
-    assert open_.array_map(True, {"time_limit": 1.0}) is None  # which is Clarabel's
+    assert open_.array_map(True, solver_args={"solve_method": "SCS"}) is None
+    assert open_.array_map(True, solver_args={"time_limit": 1.0}) is None  # which is Clarabel's
     assert open_.array_map(True) is open_.array_map(True)
     plan = projection(cvxlayers.torch, solver=None).plan("cuda")
     assert plan.solver == Native() and "device" in str(plan)
     assert projection(cvxlayers.torch, solver=None).plan() == open_.plan
     with pytest.raises(SettingsError, match="setting"):
-        named.array_map(True, {"max_itr": 3})
+        named.array_map(True, solver_args={"max_itr": 3})
 
 
 class Kernels:
