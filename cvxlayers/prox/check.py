@@ -221,6 +221,8 @@ class _Check:
         """Subgradients u of f at z: f(y) >= f(z) + <u, y - z> for all y, and f*(u) = <u, z> - f(z)."""
         trials = [self.prox(np.roll(self.points, k, 0) * s, 1.0) for k, s in ((0, 1.0), (1, 1.0), (2, 3.0), (0, 0.1))]
         known = hasattr(self.f, "conjugate_value")
+        # A point that costs too much by tol (1 + cost) may be as far from the minimizer as this.
+        accuracy = np.sqrt(2 * self.tolerance * (1 + self._inner(self.points, self.points)))
         for tau in self.taus:
             p = self.prox(self.points, tau)
             pairs = [("prox", p, (self.points - p) / tau)]
@@ -237,7 +239,8 @@ class _Check:
                     with np.errstate(invalid="ignore"):
                         lack = value + self._inner(u, y - z) - self.value(y)
                     scale = 1 + np.abs(value) + np.abs(self._inner(u, y - z))
-                    if (lack > self.tolerance * scale).any():
+                    inexact = accuracy * max(1.0, 1 / tau) * np.sqrt(self._inner(y - z, y - z))
+                    if (lack > self.tolerance * scale + inexact).any():
                         yield f"{name} for tau={tau} gives no subgradient of f: off by {np.nanmax(lack):.2e}"
                 if not known:
                     continue
