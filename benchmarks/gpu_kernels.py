@@ -146,7 +146,9 @@ def measure(name: str, problem, repetitions: int) -> dict:
 
 
 def cases(quick: bool) -> dict[str, Callable]:
-    found: dict[str, Callable] = {
+    found: dict[str, Callable] = {}
+    for n, m, B in DENSE[: 2 if quick else None]:
+        found[f"{n}/{m}/{B}"] = lambda n=n, m=m, B=B: dense_qp(n, m, B)
         f"{n}/{m}/{B}": (lambda n=n, m=m, B=B: dense_qp(n, m, B)) for n, m, B in DENSE[: 2 if quick else None]
     }
     found["100/100/1024 (10 equalities)"] = lambda: dense_qp(100, 100, 1024, 10)
