@@ -149,8 +149,6 @@ def cases(quick: bool) -> dict[str, Callable]:
     found: dict[str, Callable] = {}
     for n, m, B in DENSE[: 2 if quick else None]:
         found[f"{n}/{m}/{B}"] = lambda n=n, m=m, B=B: dense_qp(n, m, B)
-        f"{n}/{m}/{B}": (lambda n=n, m=m, B=B: dense_qp(n, m, B)) for n, m, B in DENSE[: 2 if quick else None]
-    }
     found["100/100/1024 (10 equalities)"] = lambda: dense_qp(100, 100, 1024, 10)
     found |= {"portfolio/1024": lambda: portfolio(1024), "logistic/1024": lambda: logistic(1024)}
     return found
