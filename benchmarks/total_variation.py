@@ -92,14 +92,14 @@ def defaults(x: np.ndarray, weight: float, l1: float, best: np.ndarray) -> dict:
     return {"seconds": seconds, "error": error, "gap": float(info.gap), "iterations": int(info.iterations)}
 
 
-def six(python: str, only: str) -> None:
+def six(python: str, only: str, tol: float) -> None:
     path = HERE / "results" / "total_variation.json"
     rows = json.loads(path.read_text())["problems"] if only and path.exists() else {}
     for name, shape, share in PROBLEMS:
         if only and only not in name:
             continue
         x, weight, l1 = blocks(shape), WEIGHT * (1 - share), WEIGHT * share
-        best, bound = optimum(x, weight, l1, 2e-9, 100_000)
+        best, bound = optimum(x, weight, l1, tol, 100_000)
         row = {"weight": weight, "l1": l1, "certified error": bound}
         row["cvxlayers"] = times_to(ours(x, weight, l1), best, x)
         single = x.astype(np.float32)
@@ -193,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default="")
     parser.add_argument("--only", default="")
+    parser.add_argument("--tol", type=float, default=2e-9, help="relative gap of the optimum")
     parser.add_argument("--cubes", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sides", type=int, nargs="+", default=[10, 50, 100])
@@ -205,7 +206,7 @@ def main() -> None:
     if options.cubes:
         cubes(options.device, python, options.sides)
     else:
-        six(python, options.only)
+        six(python, options.only, options.tol)
 
 
 if __name__ == "__main__":

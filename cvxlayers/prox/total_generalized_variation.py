@@ -135,11 +135,11 @@ class Symmetrized:
         """The axes of one field."""
         return tuple(range(-2 - self.count, 0))
 
-    def apply(self, z: Array) -> Array:
+    def apply(self, y: Array) -> Array:
         """K z."""
-        xp, d, D = namespace(z), self.count, Differences(self.count)
+        xp, d, D = namespace(y), self.count, Differences(self.count)
         at = -2 - d
-        y, w = _part(z, 0, 1, d), _part(z, 1, None, d)
+        y, w = _part(y, 0, 1, d), _part(y, 1, None, d)
         slopes = D.apply(y) - D.mask(xp.moveaxis(xp.expand_dims(w, axis=at), -1 - d, at))
         Dw = D.apply(w)  # (directions, components)
         E = (Dw + xp.moveaxis(Dw, -1 - d, at)) / 2
@@ -177,9 +177,9 @@ class Ridged(Symmetrized):
 
     row_norm = 2.0 / _RIDGE
 
-    def apply(self, z: Array) -> Array:
+    def apply(self, y: Array) -> Array:
         """K z."""
-        return super().apply(self._rescale(z))
+        return super().apply(self._rescale(y))
 
     def adjoint(self, p: Array) -> Array:
         """K'p."""
