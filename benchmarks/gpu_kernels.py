@@ -11,15 +11,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from cvxlayers.array.cuda import compile_text
 from cvxlayers.sets import Exponential, Nonnegative, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point.cuda import fits, linear_solve, solve
+from cvxlayers.solvers.interior_point.cuda.kernels import FOLDER
+from cvxlayers.solvers.interior_point.cuda.launch import layout, linear_launch, solve_launch
 from cvxlayers.solvers.interior_point.native import Native
 
 DENSE = [(10, 20, 4096), (50, 50, 1024), (100, 100, 128), (100, 100, 1024), (200, 150, 128)]
@@ -123,6 +129,22 @@ def milliseconds(work, repetitions: int) -> float:
     return statistics.median(times)
 
 
+def compile_seconds(cone: Product, n: int, m: int) -> float:
+    """Seconds that the compiler takes for the two kernels of a shape, with nothing in the cache."""
+    rows, capability, before = layout(cone), torch.cuda.get_device_capability(), os.environ.get("XDG_CACHE_HOME")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        start = time.perf_counter()
+        for kernel, launch in (("solve", solve_launch(rows, n, m)), ("linear_solve", linear_launch(rows, n, m))):
+            compile_text(FOLDER / f"{kernel}.cu", dict(launch.macros), capability)
+        seconds = time.perf_counter() - start
+    if before is None:
+        del os.environ["XDG_CACHE_HOME"]
+    else:
+        os.environ["XDG_CACHE_HOME"] = before
+    return seconds
+
+
 def measure(name: str, problem, repetitions: int) -> dict:
     cone, *data = problem
     P, q, A, b = (torch.from_numpy(np.ascontiguousarray(v)).cuda() for v in data)
@@ -134,6 +156,7 @@ def measure(name: str, problem, repetitions: int) -> dict:
     adjoint = both_ways(cone, P, q, A, b, settings)[-1]
     row = {
         "name": name,
+        "compile": compile_seconds(cone, q.shape[-1], b.shape[-1]),
         "forward": milliseconds(lambda: solve(cone, P, q, A, b, settings), repetitions),
         "both": milliseconds(lambda: both_ways(cone, P, q, A, b, settings), repetitions),
         "status": torch.bincount(out.status, minlength=7).tolist(),
