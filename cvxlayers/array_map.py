@@ -104,13 +104,11 @@ class ArrayMap:
         residuals = out.residuals
         if self._polished:
             y, z, s, residuals = polish(self.program.cone, data.P, data.q, data.A, data.b, y, z, s, residuals)
-        rest = (kept, out.status, out.iterations)
+        status, iterations = out.status, out.iterations
         if own != batch:  # no parameter of the solution has all the batch dimensions
-            y, z, s = (xp.broadcast_to(v, (*batch, v.shape[-1])) for v in (y, z, s))
-            rest = tuple(xp.broadcast_to(v, batch) for v in rest)
-        return ArrayPoint(
-            self, vectors, data, y, z, s, *rest, xp.broadcast_to(residuals, (*batch, residuals.shape[-1]))
-        )
+            y, z, s, residuals = (xp.broadcast_to(v, (*batch, v.shape[-1])) for v in (y, z, s, residuals))
+            kept, status, iterations = (xp.broadcast_to(v, batch) for v in (kept, status, iterations))
+        return ArrayPoint(self, vectors, data, y, z, s, kept, status, iterations, residuals)
 
     def clean(self, point: ArrayPoint, v: Array) -> Array:
         """v (*batch, size), zero where the element failed."""

@@ -206,12 +206,10 @@ def _groups(cone: Product, z: Array, s: Array, mu: float, rho: Array) -> list[_L
     linear = [(block, start) for block, _, start in cone.groups if isinstance(block, (Zero, Nonnegative))]
     if linear:  # these lead
         stop = linear[-1][1] + linear[-1][0].size
-        d = [
-            xp.ones_like(z[..., start : start + block.size])
-            if isinstance(block, Zero)
-            else _ratio(xp, *(v[..., start : start + block.size] for v in (z, s)), mu)
-            for block, start in linear
-        ]
+        d = []
+        for block, start in linear:
+            a, b = (v[..., start : start + block.size] for v in (z, s))
+            d.append(xp.ones_like(a) if isinstance(block, Zero) else _ratio(xp, a, b, mu))
         d = d[0] if len(d) == 1 else xp.concat(d, axis=-1)
         T = 1.0 / ((1.0 - d) + rho[..., :stop] * d)
         out.append(_Linear(0, stop, d[..., None], T[..., None], (T * d)[..., None]))

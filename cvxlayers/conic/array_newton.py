@@ -52,8 +52,9 @@ def polish(
     # Each projection on an exponential cone is a long loop of small kernels on a GPU, and one step brings most of it.
     steps = 1 if is_torch_array(x) and x.is_cuda else STEPS
     state = loop(steps, step, equations(x0, u0), x, settled)
-    x1, _, z1, s1, products, _, _ = (v[..., 0] if not isinstance(v, tuple) else v for v in state)
-    found = _residuals(*(v[..., 0] for v in products), q[..., 0], b[..., 0], x1, z1, s1)
+    Px, ATz, Ax = (v[..., 0] for v in state[4])
+    x1, z1, s1, q, b = (v[..., 0] for v in (state[0], state[2], state[3], q, b))
+    found = _residuals(Px, ATz, Ax, q, b, x1, z1, s1)
     better = xp.max(found, axis=-1, keepdims=True) <= xp.max(residuals, axis=-1, keepdims=True)
     pairs = ((x1, x), (z1, z), (s1, s), (found, residuals))
     x, z, s, residuals = (xp.where(better, new, old) for new, old in pairs)

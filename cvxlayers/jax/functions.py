@@ -130,11 +130,11 @@ def linear_solve(core: Layer, route: Route, P, A, z, s, gx, gz) -> tuple[jax.Arr
         return wx.astype(arrays[4].dtype), wz.astype(arrays[5].dtype)
 
     def solve(gx, gz):
-        fixed = (jax.lax.stop_gradient(v) for v in (P, A, z, s))
+        P0, A0, z0, s0 = (jax.lax.stop_gradient(v) for v in (P, A, z, s))
         if isinstance(route, ArrayMap):
-            return route.linear_solve(*fixed, gx, gz)
+            return route.linear_solve(P0, A0, z0, s0, gx, gz)
         shapes = (jax.ShapeDtypeStruct(gx.shape, gx.dtype), jax.ShapeDtypeStruct(gz.shape, gz.dtype))
-        return jax.pure_callback(host, shapes, *fixed, gx, gz, **_VMAP)
+        return jax.pure_callback(host, shapes, P0, A0, z0, s0, gx, gz, **_VMAP)
 
     def system(w):
         return _join(d.operator(P, A, z, s, *_split(w), mu))

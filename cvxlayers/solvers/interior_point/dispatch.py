@@ -22,7 +22,8 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     lead = np.broadcast_shapes(*(tuple(v.shape[:-k]) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))))
     if not _fused(cone, A, settings) or 0 in lead:
         return method.solve(cone, P, q, A, b, settings)
-    out = cuda.solve(cone, *(_flat(v, lead, k) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))), settings)
+    P, q, A, b = (_flat(v, lead, k) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1)))
+    out = cuda.solve(cone, P, q, A, b, settings)
     xp = namespace(q)
     return Outcome(*(v if len(lead) == 1 else xp.reshape(v, (*lead, *v.shape[1:])) for v in out))
 
@@ -49,8 +50,8 @@ def linear_solve(
         return sides.back(xp.reshape(w, (*sides.kept, *w.shape[1:])))
 
     z, s = (xp.broadcast_to(v, (*sides.kept, v.shape[-1])) for v in (z, s))
-    flat = (_flat(v, sides.kept, k) for v, k in ((P, 2), (A, 2), (z, 1), (s, 1)))
-    wx, wz, residual = cuda.linear_solve(cone, *flat, rows(gx), rows(gz))
+    P, A, z, s = (_flat(v, sides.kept, k) for v, k in ((P, 2), (A, 2), (z, 1), (s, 1)))
+    wx, wz, residual = cuda.linear_solve(cone, P, A, z, s, rows(gx), rows(gz))
     return back(wx), back(wz), back(residual[..., None])[..., 0]
 
 
