@@ -27,8 +27,8 @@ from tests import checks
 from tests.prox.projections import CASES, WEIGHTS, Case, points
 
 every = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-# JAX compiles decompositions and loops for seconds: one of each by default.
-heavy = {case.name for case in CASES if case.iterative or len(case.shape) == 2} - {"nuclear ball", "polyhedron"}
+# JAX compiles decompositions and loops for seconds: one of them by default.
+heavy = {case.name for case in CASES if case.iterative or len(case.shape) == 2} - {"nuclear ball"}
 compiled = pytest.mark.parametrize(
     "case",
     [pytest.param(case, marks=pytest.mark.slow) if case.name in heavy else case for case in CASES],
@@ -349,7 +349,11 @@ def test_ties_keep_the_first():
     assert np.array_equal(SparseSimplex(1).project(np.array([2.0, 2.0])), [1, 0])
 
 
-@pytest.mark.parametrize("library", [np.asarray, torch.tensor, jnp.asarray], ids=["numpy", "torch", "jax"])
+@pytest.mark.parametrize(
+    "library",
+    [np.asarray, torch.tensor, pytest.param(jnp.asarray, marks=pytest.mark.slow)],
+    ids=["numpy", "torch", "jax"],
+)
 def test_parameters_per_sample(library):
     x = np.random.default_rng(12).standard_normal((3, 2, 4))
     radius = np.array([[0.5, 1.0], [2.0, 0.3], [0.0, 10.0]])
