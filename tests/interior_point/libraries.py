@@ -26,8 +26,7 @@ def run(library: str, cone: Product, data: tuple, settings: Native = DEFAULT, dt
     elif library == "jax":
         out = _jitted(cone, settings)(*given)
     else:
-        with np.errstate(all="ignore"):
-            out = solve(cone, *given, settings)
+        out = solve(cone, *given, settings)
     return Outcome(*(np.asarray(v) for v in out))
 
 

@@ -1,5 +1,7 @@
 """The native solver's array text, on NumPy, PyTorch and JAX: outcomes, proofs, and independence of the elements."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -175,15 +177,19 @@ F32 += [pytest.param("jax", "everything", marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize(("library", "kind"), F32)
 def test_single_precision(library, kind):
-    """float32 in, float32 out: residuals of at most 1e-4, and the same outcomes."""
+    """float32 in, float32 out: residuals of 1e-4 on the rounded data, and the same outcomes."""
     cone = Product(CONES[kind])
     for programs in (strict(cone, 4, 4, seed=6), known(cone, 4, 4, seed=7)):
+        P, q, A, b = (v.astype(np.float32).astype(float) for v in programs.arrays)
+        programs = replace(programs, P=P, q=q, A=A, b=b, value=None)
         out = run(library, cone, programs.arrays, dtype=np.float32)
         for v in (out.x, out.z, out.s, out.residuals):
             assert v.dtype == np.float32
-        assert (out.status <= Status.INACCURATE).all()
-        wide = out._replace(**{name: getattr(out, name).astype(float) for name in ("x", "z", "s", "residuals")})
-        check_optimal(programs, wide._replace(residuals=None), np.ones(4, dtype=bool), 1e-4)
+        wide = out._replace(**{name: getattr(out, name).astype(float) for name in "xzs"}, residuals=None)
+        # The tolerance is 1e-5: up to ten times that is solved, up to a hundred times inaccurate.
+        check_optimal(programs, wide, out.status == Status.SOLVED, 1e-4)
+        check_optimal(programs, wide, out.status == Status.INACCURATE, 1e-3)
+        assert (out.status <= Status.INACCURATE).all() and (out.status == Status.SOLVED).mean() >= 0.75
     programs = infeasible(cone, 4, 4, seed=8)
     assert (run(library, cone, programs.arrays, dtype=np.float32).status == Status.INFEASIBLE).all()
     programs = unbounded(cone, 4, 4, seed=9, quadratic=False)  # a null space of P would not survive the rounding
