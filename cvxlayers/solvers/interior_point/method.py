@@ -44,7 +44,7 @@ PATIENCE = {"float64": 12, "mixed": 2, "float32": 12}
 PROOF = {"float64": 1e-9, "mixed": 1e-9, "float32": 5e-5}
 REGULARIZATION = {"float64": 1e-12, "mixed": 1e-6, "float32": 1e-6}
 REFINEMENTS = {"float64": 2, "mixed": 6, "float32": 2}
-FLOAT32_TOL = 1e-5
+FLOAT32_TOL = 5e-6
 
 
 class Iterate(NamedTuple):
