@@ -19,7 +19,7 @@ from cvxlayers.prox.total_variation import channels, check_iteration, tolerance,
 
 @dataclass(frozen=True, eq=False)
 class OverlappingGroupLasso(Primitive):
-    """f(x) = weight sum_g group_weights_g ||x_g||_2 + l1 ||x||_1, over groups that may share entries; l1 = 0 else.
+    """f(x) = weight sum_g group_weights_g ||x_g||_2 + l1 ||x||_1, over groups that may overlap; l1 = 0 by default.
 
     ``groups`` is a sequence of sequences of indices; entries in no group are not penalized by the first term. Shapes: x
     (*batch, n), real or complex. ``weight`` and ``l1`` >= 0 are numbers or one per sample, ``group_weights`` >= 0 None
