@@ -77,6 +77,7 @@ class Layer:
             self.reduction = Direct(form.program, form.lift)
         self._maps = {self.plan.solver: SolutionMap(form, self.plan.solver, self.reduction, self.mu)}
         self._array_maps: dict[Native, ArrayMap] = {}
+        self._own_settings: dict[tuple[bool, bool], Native | None] = {}
         self.recent: Point | None = None  # of the last solve through JAX, whose callbacks have no other memory
         self.compiled: dict[Any, Any] = {}
         self._readers = tuple(_Reader(output, self.reduction) for output in form.outputs)
@@ -225,7 +226,12 @@ class Layer:
         """
         if not self.form.parameters:
             return None
-        settings = self._native(default, asked, {**self.solver_args, **(solver_args or {})})
+        if not solver_args:
+            if (default, asked) not in self._own_settings:  # once: a call on a GPU is over in a millisecond
+                self._own_settings[default, asked] = self._native(default, asked, self.solver_args)
+            settings = self._own_settings[default, asked]
+        else:
+            settings = self._native(default, asked, {**self.solver_args, **solver_args})
         if settings is None:
             return None
         found = self._array_maps.get(settings)
