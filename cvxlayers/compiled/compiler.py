@@ -73,7 +73,7 @@ def apart(function: Function) -> Function:
 
 
 @lru_cache(maxsize=1)
-def _lent() -> dict[str, bool]:
+def _lent() -> dict[str, Any]:
     """Numba's option for functions that do not count references, where it has one."""
     from numba.core.options import DefaultOptions
 

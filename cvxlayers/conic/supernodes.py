@@ -11,17 +11,19 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from cvxlayers.conic.affine import Sparse
+
 _FILL = 0.15  # the share of zeros that two supernodes may bring in to become one
 _SMALL = 24  # as many zeros are no matter
 _GOOD_PART = 0.3  # the share of the last supernode's columns from which a vector's products are collected
 _NARROW = 4  # the fewest columns of a supernode
 
 
-def minimum_degree(pattern: sp.csc_array) -> np.ndarray:
+def minimum_degree(pattern: Sparse) -> np.ndarray:
     """An order of elimination with little fill, for the pattern of a symmetric matrix whose diagonal is full."""
     import qdldl
 
-    n = pattern.shape[0]
+    n: int = pattern.shape[0]
     if n <= 1:
         return np.arange(n)
     upper = sp.csc_array(sp.triu(pattern, 1))

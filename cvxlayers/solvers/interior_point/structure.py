@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import scipy.sparse as sp
 
+from cvxlayers.conic.affine import Sparse
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.conic.supernodes import SupernodalStructure, minimum_degree
 from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
@@ -207,11 +208,10 @@ class System:
         if first.any():
             first = np.flatnonzero(first)
             label = np.unique(block[first], return_inverse=True)[1]
-            coupled = pattern[first][:, rest]
             incidence = sp.csr_array(
                 (np.ones(len(first)), (label, np.arange(len(first)))), shape=(label.max() + 1, len(first))
             )
-            coupled = sp.csr_array(incidence @ coupled)
+            coupled: Sparse = sp.csr_array(incidence @ pattern[first][:, rest])
             left = sp.csc_array(pattern[rest][:, rest] + coupled.T @ coupled)
             # Rows with the same neighbours stand together, so that they become one supernode.
             names = [tuple(coupled.indices[coupled.indptr[k] : coupled.indptr[k + 1]]) for k in range(coupled.shape[0])]
