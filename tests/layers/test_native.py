@@ -344,7 +344,7 @@ def test_jax_batches_itself():
     assert "callback" not in str(jax.make_jaxpr(batched)(values))
     found = jax.jit(batched)(values)
     for one, jacobian in zip(values, found, strict=True):
-        close(jacobian, reverse_jacobian(native("torch", "nonnegative"), np.asarray(one)), 1e-6)
+        close(jacobian, reverse_jacobian(native("torch", "nonnegative"), np.array(one)), 1e-6)
 
 
 def test_jax_with_a_failed_element():
