@@ -19,7 +19,13 @@ for options in {options}:
     y, = CvxpyLayer(problem, [a], [x], **options)(torch.tensor([-1.0, 0.5, 3.0], dtype=torch.float64))
     assert abs(y - torch.tensor([0.0, 0.5, 1.0])).max() < 1e-3, f"the projection on the box is {{y.tolist()}}"
 """
-CHECKS = {"diffcp": BOX.format(options="[{}]"), "moreau": BOX.format(options="[{'solver': 'MOREAU'}]"), "qplayer": ""}
+CHECKS = {
+    "diffcp": BOX.format(options="[{}]"),
+    "moreau": BOX.format(options="[{'solver': 'MOREAU'}]"),
+    "qplayer": "",
+    "prox": "",
+    "projections": "",
+}
 
 
 def interpreter(name: str) -> Path | None:

@@ -20,7 +20,7 @@ shows a whole docstring.
 
 def sections() -> Iterable[tuple[str, str, list[tuple[str, object]]]]:
     """Heading, introduction, and the names under it."""
-    for name in ("cvxlayers", "cvxlayers.torch", "cvxlayers.jax"):
+    for name in ("cvxlayers", "cvxlayers.torch", "cvxlayers.jax", "cvxlayers.prox"):
         module = importlib.import_module(name)
         yield f"`{name}`", first_sentence(module), [(n, getattr(module, n)) for n in module.__all__]
     from cvxlayers.conic.kkt import Certificate

@@ -162,7 +162,7 @@ def choose(condition: Array, then: Callable[[], Any], otherwise: Callable[[], An
     return library_of(condition).choose(condition, then, otherwise)
 
 
-def pending(done: Array) -> Array | None:
+def pending(done: Array) -> Any:
     """Where ``done`` (batch, 1) is false, as indices; None where that cannot be seen: in JAX, under a transform of
     PyTorch, and while a CUDA graph is captured.
 

@@ -127,7 +127,7 @@ class Polyhedron(Set):
 
         # The certificate, of the exact point of the face or of the interior-point method, whichever is better.
         duals = _apply(xp.matrix_transpose(stop_gradient(back)), stop_gradient(x - y))
-        least = duals[..., : b.shape[-1]] * 0 - float("inf")
+        least = duals[..., : duals.shape[-1] - h.shape[-1]] * 0 - float("inf")
         duals = xp.maximum(duals, xp.concat([least, xp.zeros_like(h)], axis=-1))
         exact = _certificate(stop_gradient(y), duals, *fixed)
         rest = fixed[0] - near - _apply(xp.matrix_transpose(fixed[1]), multipliers)

@@ -98,8 +98,9 @@ def _solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nati
     xp = namespace(P, q, A, b)
     n, m = q.shape[-1], b.shape[-1]
     if settings.precision == "float32" and q.dtype != xp.float32:
-        out = _solve(cone, *(xp.astype(v, xp.float32) for v in (P, q, A, b)), settings)
-        return Outcome(*(v if v.ndim < out.x.ndim else xp.astype(v, q.dtype) for v in out))
+        P, q32, A, b = (xp.astype(v, xp.float32) for v in (P, q, A, b))
+        out = _solve(cone, P, q32, A, b, settings)
+        return out._replace(**{name: xp.astype(getattr(out, name), q.dtype) for name in ("x", "z", "s", "residuals")})
     if not n:  # a variable that does nothing
         q = xp.zeros_like(b[..., :1]) if m else xp.zeros_like(xp.sum(b, axis=-1, keepdims=True))
         P, A = xp.ones_like(q)[..., None], xp.zeros_like(b)[..., None]
@@ -128,7 +129,8 @@ class Method:
 
     def __init__(self, barrier: ProductBarrier, data: tuple, absent: Array, tol: float, precision: str) -> None:
         self.barrier, self.tol, self.precision = barrier, tol, precision
-        self.scaled = equilibrate(barrier, *data, absent)
+        P, q, A, b = data
+        self.scaled = equilibrate(barrier, P, q, A, b, absent)
         # What turns the scaled dual and primal residuals into those of the data.
         self.dual_unit = 1.0 / (self.scaled.d * self.scaled.c)
         self.primal_unit = 1.0 / self.scaled.e
