@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from cvxlayers.compiled.compiler import is_available
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.errors import SettingsError
 from cvxlayers.solvers.fallback import Fallback
@@ -23,7 +22,6 @@ _DENSE_WORK = 1e9  # n (n + m)^2 up to which an active-set method wins on dense 
 _SPARSE_WORK = 1.5e7  # the same on sparse data
 _TALL = 20  # rows for each variable up to which ACTIVE_SET is the faster one: by a third, for small ones several times
 _SHARED_SIZE, _SHARED_BATCH = 1000, 4  # variables plus constraints, and elements, from which sharing P and A pays
-_NATIVE_SIZE = 1000  # variables plus constraints up to which NATIVE is the faster interior-point method, where compiled
 _DENSE = 0.25  # the share of stored entries from which data count as dense
 
 
@@ -64,9 +62,8 @@ def choose(
 ) -> Plan:
     """The solver for a program: the one asked for, or with ``solver=None`` the one expected to be fastest.
 
-    A small or dense quadratic program with a positive diagonal in P gets an active-set method; a large one whose batch
-    shares P and A a splitting method; all else an interior-point method: that of this library where it is compiled and
-    the program is not large, Clarabel otherwise. Clarabel stands behind all others.
+    A small or dense quadratic program with a positive diagonal in P gets an active-set method, with an interior-point
+    method behind it; a large one whose batch shares P and A a splitting method; all else an interior-point method.
     Settings narrow the choice to solvers that have them. ``batch`` is the size of the batches to come, if that is
     known, and ``shared`` says that they share P and A.
 
@@ -91,7 +88,7 @@ def choose(
         return _asked(program, solver, settings, solver)
     linear = all(type(block) in LINEAR or not block.size for block in program.cone.blocks)
     preferred = (
-        _preferred(program, batch, shared) if linear else _interior(program, "an interior-point method for every cone")
+        _preferred(program, batch, shared) if linear else {"CLARABEL": "an interior-point method for every cone"}
     )
     candidates, able = [], []
     order = (*preferred, *(name for name in _AUTOMATIC if name not in preferred))
@@ -131,19 +128,12 @@ def _preferred(program: ConeProgram, batch: int | None, shared: bool) -> dict[st
     dense = stored >= _DENSE * (n * (n + 1) / 2 + m * n)
     work = n * float(n + m) ** 2
     if diagonal < n or n == 0:
-        return _interior(program, "an interior-point method: P has zeros on its diagonal")
+        return {"CLARABEL": "an interior-point method: P has zeros on its diagonal"}
     if work <= (_DENSE_WORK if dense else _SPARSE_WORK):
         reason = f"an active-set method for a {'dense' if dense else 'small'} quadratic program (n={n}, m={m})"
         reasons = {"ACTIVE_SET": "compiled: " + reason, "DAQP": reason}
         return reasons if m <= _TALL * n else dict(reversed(reasons.items()))
-    return _interior(program, f"an interior-point method for a {'large' if dense else 'sparse'} quadratic program")
-
-
-def _interior(program: ConeProgram, reason: str) -> dict[str, str]:
-    """Interior-point methods, best first, with the reasons."""
-    if is_available() and program.n + program.m <= _NATIVE_SIZE:
-        return {"NATIVE": f"compiled: {reason} (n={program.n}, m={program.m})", "CLARABEL": reason}
-    return {"CLARABEL": reason}
+    return {"CLARABEL": f"an interior-point method for a {'large' if dense else 'sparse'} quadratic program"}
 
 
 # Settings of a solver that has another one behind it: how long to try.
@@ -159,7 +149,7 @@ _WHY_NOT = {
     "ECOS": "slower than Clarabel",
     "DIFFCP": "another solver with a derivative of its own, on request only",
     "MOREAU": "on request only",
-    "NATIVE": "an interior-point method: slower on small dense quadratic programs, or not compiled, or on large ones",
+    "NATIVE": "an interior-point method: for accelerators, else on request",
 }
 
 

@@ -30,20 +30,17 @@ def test_small_quadratic_programs_get_the_active_set_method():
 
 @pytest.mark.parametrize("kind", ["second_order", "semidefinite", "exponential", "power", "everything"])
 def test_cones_get_the_interior_point_method(kind):
-    plan = choose(dense_program(CONES[kind], 4))
-    assert plan.solver == Fallback(first=Native(), second=Clarabel())
-    assert "compiled: an interior-point method for every cone (n=4" in str(plan)
+    assert choose(dense_program(CONES[kind], 4)).solver == Clarabel()
 
 
-def test_cones_get_clarabel_where_nothing_is_compiled(monkeypatch):
-    monkeypatch.setattr("cvxlayers.solvers.choice.is_available", lambda: False)
-    assert choose(dense_program(CONES["everything"], 4)).solver == Clarabel()
+def test_its_settings_choose_the_native_solver():
+    plan = choose(dense_program(CONES["everything"], 4), settings={"precision": "mixed"})
+    assert plan.solver == Fallback(first=Native(precision="mixed"), second=Clarabel())
 
 
 def test_linear_programs_and_large_sparse_ones_get_the_interior_point_method():
-    assert choose(dense_program(CONES["linear"], 5, quadratic=False)).solver.first == Native()
-    assert choose(sparse_qp(400, 1)[0]).solver.first == Native()
-    assert choose(sparse_qp(600, 1)[0]).solver == Clarabel()  # too large for it
+    assert choose(dense_program(CONES["linear"], 5, quadratic=False)).solver == Clarabel()
+    assert choose(sparse_qp(400, 1)[0]).solver == Clarabel()
 
 
 def test_batches_that_share_large_matrices_get_one_factorization():
