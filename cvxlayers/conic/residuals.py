@@ -5,13 +5,13 @@ With Euclidean norms, and dist_K the distance to the cone in its largest entry (
 - primal: max(||Ax + s - b||, dist_K(s)) / max(1, ||Ax||, ||s||, ||b||)
 - dual: max(||Px + q + A'z||, dist_K*(z)) / max(1, ||Px||, ||q||, ||A'z||)
 - gap: |x'Px + q'x + b'z| / max(1, |x'Px|, |q'x|, |b'z|)
-- infeasible: max(||A'z|| / (c || |A|'|z| ||), dist_K*(z) / ||z||, eps ||z|| max(1, ||b||) / |b'z|) with
-  c = |b'z| / |b|'|z|, the dual residual
+- infeasible: max(||A'z|| / (c || |A|'|z| ||), dist_K*(z) / ||z||, eps |z|'max(|b|, 1e-6, 1e-6 ||b||) / |b'z|)
+  with c = |b'z| / |b|'|z|, the dual residual
 - unbounded: max(||Ax + s|| / (c || |A||x| + |s| ||), dist_K(s) / max(||s||, || |A||x| ||)) with c = |q'x| / |q|'|x|,
   the primal residual, and ||Px|| / (c || |P||x| ||), the dual residual
 
-The last two are free of scale, up to the third term: no point is closer to feasible than |b'z|/||z||, and that must be
-more than rounding errors of b. They bound how far out a solution would have to be to escape the certificate: from
+The last two are free of scale, up to the third term: any point's primal residual r has |z|'|r| >= |b'z|, and that must
+be more than rounding errors of b. They bound how far out a solution would have to be to escape the certificate: from
 0 <= z's = b'z - (A'z)'x, any feasible x has ||x|| >= |b'z| / ||A'z||; what is lost by cancellation in b'z counts, too.
 """
 
@@ -224,8 +224,9 @@ class Judge:
             size = self.products(absolute, np.zeros_like(x), np.abs(z))[2]
             share = 1.0 / np.vecdot(np.abs(z), np.abs(b))  # |b'z| is 1
             worst = np.maximum(_ratio(ATz, share[:, None] * size), self.violation(z, dual=True) / _norm(z))
-            # From z'(b - Ax - s) <= b'z: no point's primal residual is below 1/||z||. That must be more than rounding.
-            worst = np.maximum(worst, np.finfo(float).eps * _norm(z) * np.maximum(1.0, _norm(b)))
+            # From z'(b - Ax - s) <= b'z: no point's primal residual r has |z|'|r| < 1. That must be more than rounding.
+            floor = 1e-6 * np.maximum(1.0, _norm(b))[:, None]
+            worst = np.maximum(worst, np.finfo(float).eps * np.vecdot(np.abs(z), np.maximum(np.abs(b), floor)))
             residuals[i, 1] = worst[i]
         u = np.flatnonzero(status == Status.UNBOUNDED)
         if u.size:

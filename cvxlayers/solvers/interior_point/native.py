@@ -18,7 +18,9 @@ from cvxlayers.solvers.active_set import runs
 from cvxlayers.solvers.interior_point.structure import Structure
 from cvxlayers.solvers.settings import choice, count, flag
 from cvxlayers.solvers.solver import ALL, Capabilities, Prepared, Solver
+from cvxlayers.status import Status
 
+_AGAIN = 1000  # variables plus constraints up to which dense matrices are worth a second try
 _GOAL = 1e-2  # the accuracy that further iterations aim at once the tolerance is reached, relative to it
 
 
@@ -67,8 +69,11 @@ class _Plain(Prepared):
         raise NotImplementedError("this form of the native solver takes a batch as a whole.")
 
 
-class _Compiled(Prepared):
-    """The method compiled by Numba, one problem after the other in each thread, on the program's sparsity pattern."""
+class _Compiled(_Plain):
+    """The method compiled by Numba, one problem after the other in each thread, on the program's sparsity pattern.
+
+    What it gives up, the same method on dense arrays tries again: on the whole more robust, and slower.
+    """
 
     solver: Native
 
@@ -76,6 +81,12 @@ class _Compiled(Prepared):
         super().__init__(solver, program)
         self._dense = False
         self._structure = Structure(program)
+
+    def _run(self, data: ConeData, elements, size, warm, solution: ConicSolution, threads) -> None:
+        Prepared._run(self, data, elements, size, warm, solution, threads)
+        left = np.flatnonzero(solution.status == Status.NUMERICAL_ERROR)
+        if left.size and self.program.n + self.program.m <= _AGAIN:
+            super()._run(self.program.dense(data), left, left.size, None, solution, threads)
 
     def _worker(
         self, data: ConeData, warm: ConicSolution | None, out: ConicSolution

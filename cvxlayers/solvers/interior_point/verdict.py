@@ -91,8 +91,9 @@ def _certificates(data: tuple, ray: tuple, absent: Array, bound: float) -> tuple
     size_A = xp.abs(A)
     share = 1.0 / dot(xp.abs(z), xp.abs(b))
     dual = _ratio(transposed_times(A, z), share * transposed_times(size_A, xp.abs(z)))
-    # No point is closer to feasible than |b'z|/||z||, here 1/||z||: that must be more than rounding errors.
-    dual = xp.maximum(dual, float(xp.finfo(x.dtype).eps) * norm(z) * largest(norm(b)))
+    # Any point's primal residual r has |z|'|r| >= 1: that must be more than rounding errors of b.
+    rounding = float(xp.finfo(x.dtype).eps) * xp.maximum(xp.abs(b), 1e-6 * largest(norm(b)))
+    dual = xp.maximum(dual, dot(xp.abs(z), rounding))
     infeasible = (bz < 0) & (dual <= bound)
     share = 1.0 / dot(xp.abs(x), xp.abs(q))
     moved = xp.where(absent, 0.0, times(A, x) + s)
