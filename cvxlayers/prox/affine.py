@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cvxlayers.array import namespace, real_dtype, stop_gradient, visible
+from cvxlayers.array import namespace, real_dtype, stop_gradient, to_library_of, visible
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.modulus import norm
 from cvxlayers.prox.operator import Array
@@ -139,7 +139,7 @@ class AffineSet(Set):
     """C = {x in R^n: A x = b}; the projection is x - A^+ (A x - b), with the pseudoinverse A^+.
 
     ``A`` is (m, n) or (*batch, m, n), of any rank; ``b`` is (m,) or (*batch, m). Where the equations contradict each
-    other, C is the set of their least-squares solutions. The pseudoinverse is computed in every call, and A may be
+    other, C is empty: the projection is NaN, the value inf. The pseudoinverse is computed in every call, and A may be
     differentiated (at constant rank); ``factor()`` computes it once, for a constant A.
 
     Conjugate: b'w for y = A'w, inf for other y.
@@ -174,8 +174,13 @@ class AffineSet(Set):
         A = stop_gradient(self.A)
         U, s, Vh = xp.linalg.svd(A, full_matrices=False)
         kept = s > _rank_tolerance(A) * xp.max(s, axis=-1, keepdims=True)
-        b = xp.matrix_transpose(U) @ xp.asarray(self.b)[..., None]
-        b = xp.where(kept, b[..., 0] / xp.where(kept, s, 1.0), 0.0)
+        given = to_library_of(A, self.b)
+        U = xp.where(kept[..., None, :], U, 0.0)
+        along = xp.matrix_transpose(U) @ given[..., None]
+        apart = given - stop_gradient(U @ along)[..., 0]
+        b = along[..., 0] / xp.where(kept, s, 1.0)
+        tolerance = _tolerance(A) * norm(given, (-1,), keepdims=True)
+        b = xp.where(norm(apart, (-1,), keepdims=True) <= tolerance, b, float("nan"))
         return AffineSet(xp.where(kept[..., None], Vh, 0.0), b, orthonormal=True, dim=self.dim)
 
     def _project(self, x: Array, A: Array, b: Array) -> Array:
@@ -186,7 +191,8 @@ class AffineSet(Set):
             )
         residual = (A @ x[..., None])[..., 0] - b
         back = xp.matrix_transpose(A) if self.orthonormal else xp.linalg.pinv(A, rtol=_rank_tolerance(A))
-        return x - (back @ residual[..., None])[..., 0]
+        y = x - (back @ residual[..., None])[..., 0]
+        return y if self.orthonormal else xp.where(_solves(y, A, b, back)[..., None], y, float("nan"))
 
     def _conjugate(self, x: Array, A: Array, b: Array) -> Array:
         xp = namespace(x)
@@ -194,6 +200,21 @@ class AffineSet(Set):
         # The part of x along C; the support function is finite where there is none.
         along = self._project(x, A=A, b=b) - origin
         return xp.sum(origin * x, axis=-1) + zero_where_small(norm(along, (-1,)), norm(x, (-1,)))
+
+
+def _solves(y: Array, A: Array, b: Array, back: Array) -> Array:
+    """Whether A y = b up to what can be corrected: where it cannot, the equations contradict each other."""
+    y, A, b, back = (stop_gradient(a) for a in (y, A, b, back))
+    # The rounding errors of an ill-conditioned pseudoinverse shrink with each correction, a contradiction stays.
+    for _ in range(2):
+        y = y - (back @ ((A @ y[..., None])[..., 0] - b)[..., None])[..., 0]
+    apart = norm((A @ y[..., None])[..., 0] - b, (-1,))
+    return apart <= _tolerance(A) * (norm(A, (-2, -1)) * norm(y, (-1,)) + norm(b, (-1,)))
+
+
+def _tolerance(A: Array) -> float:
+    """How far apart equations that contradict each other are at least, relative to their terms; as in `Set`."""
+    return float(namespace(A).finfo(real_dtype(A)).eps) ** (2 / 3)
 
 
 def _rank_tolerance(A: Array) -> float:

@@ -5,14 +5,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cvxlayers.array import namespace
+import numpy as np
+
+from cvxlayers.array import namespace, stop_gradient, visible
+from cvxlayers.errors import SettingsError
 from cvxlayers.prox.operator import Array
 from cvxlayers.prox.roots import newton
 from cvxlayers.prox.separable import Entrywise
 
 
 @dataclass(frozen=True, eq=False)
-class Hinge(Entrywise):
+class Margin(Entrywise):
+    """f(x) = weight sum_i phi(label_i x_i): the base of the losses of classification.
+
+    Raises SettingsError for a ``label`` that is neither +1 nor -1, where it can be seen.
+    """
+
+    label: Any = 1.0
+
+    _entries: ClassVar[tuple[str, ...]] = ("entry_weights", "label")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        seen = visible(self.label)
+        if seen is not None and not np.all(abs(seen) == 1):
+            raise SettingsError(
+                f"label of {type(self).__name__} should be +1 or -1; got {self.label!r}. For 0 and 1, 2 label - 1."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Hinge(Margin):
     """f(x) = weight sum_i max(0, 1 - label_i x_i), the loss of support vector machines.
 
     ``label`` is +1 or -1, a number or an array that broadcasts against x. With the margin m = label x, prox is x where
@@ -25,13 +48,9 @@ class Hinge(Entrywise):
     array([ 2., -1.,  0.])
     """
 
-    label: Any = 1.0
-
-    _entries: ClassVar[tuple[str, ...]] = ("entry_weights", "label")
-
     def _phi(self, x: Array, label: Array) -> Array:
         gap = 1 - label * x
-        return namespace(x).where(gap > 0, gap, 0.0)
+        return namespace(x).where(gap <= 0, 0.0, gap)
 
     def _shrink(self, x: Array, t: Array, label: Array) -> Array:
         xp = namespace(x)
@@ -40,7 +59,7 @@ class Hinge(Entrywise):
 
 
 @dataclass(frozen=True, eq=False)
-class SquaredHinge(Entrywise):
+class SquaredHinge(Margin):
     """f(x) = (weight/2) sum_i max(0, 1 - label_i x_i)^2; prox is x + label t max(0, 1 - label x) / (1 + t).
 
     ``label`` is +1 or -1, a number or an array that broadcasts against x. Shapes and errors as `L1`.
@@ -49,10 +68,6 @@ class SquaredHinge(Entrywise):
     >>> SquaredHinge().prox(np.array([2.0, -1.0]))
     array([2., 0.])
     """
-
-    label: Any = 1.0
-
-    _entries: ClassVar[tuple[str, ...]] = ("entry_weights", "label")
 
     def _phi(self, x: Array, label: Array) -> Array:
         gap = 1 - label * x
@@ -64,7 +79,7 @@ class SquaredHinge(Entrywise):
 
 
 @dataclass(frozen=True, eq=False)
-class Logistic(Entrywise):
+class Logistic(Margin):
     """f(x) = weight sum_i log(1 + exp(-label_i x_i)).
 
     ``label`` is +1 or -1, a number or an array that broadcasts against x. With m = label x, prox is label u, where u
@@ -74,10 +89,6 @@ class Logistic(Entrywise):
     >>> Logistic().prox(np.array([0.0, 3.0, -3.0])).round(6)
     array([ 0.401058,  3.045416, -2.108293])
     """
-
-    label: Any = 1.0
-
-    _entries: ClassVar[tuple[str, ...]] = ("entry_weights", "label")
 
     def _phi(self, x: Array, label: Array) -> Array:
         xp = namespace(x)
@@ -212,7 +223,7 @@ class Entropy(Entrywise):
         # v + e^v is convex and increasing: start on the right of the root.
         start = xp.where(target > 1, xp.log(xp.where(target > 1, target, 1.0)), target)
         y = t * xp.exp(newton(equation, start, (target,)))
-        return xp.where(some, y, xp.where(x > 0, x, 0.0))
+        return xp.where(some, y, xp.where(x <= 0, 0.0, x))
 
     def _conjugate(self, x: Array, weight: Array, entry_weights: Any = None) -> Array:
         xp = namespace(x)
@@ -228,8 +239,16 @@ def positive_root(b: Array, c: Array) -> Array:
     For b > 0 it is (b + s) / 2, else 2 c / (s - b), s = sqrt(b^2 + 4 c).
     """
     xp = namespace(b)
-    square = b * b + 4 * c
-    some = square > 0
-    s = xp.sqrt(xp.where(some, square, 1.0))
-    left = some & (b <= 0)
-    return xp.where(some, xp.where(left, 2 * c / xp.where(left, s - b, 1.0), (b + s) / 2), 0.0)
+    # Where the square of b overflows or vanishes, the root is computed in units of its size.
+    info = xp.finfo(b.dtype)
+    size = xp.maximum(xp.abs(stop_gradient(b)), xp.sqrt(stop_gradient(c + 0 * b)))
+    far = (size > float(info.max) ** 0.25) | (size < float(info.smallest_normal) ** 0.25)
+    size = xp.where(far & (size > 0) & xp.isfinite(size), size, 1.0)
+    b, c = b / size, c / size
+    square = b * b + 4 * (c / size)
+    # NaN fails every comparison, and has to come through.
+    none = square <= 0
+    s = xp.sqrt(xp.where(none, 1.0, square))
+    left = ~none & (b <= 0)
+    root = xp.where(left, 2 * c / xp.where(left, s - b, 1.0), size * ((b + s) / 2))
+    return xp.where(none, 0.0, root)

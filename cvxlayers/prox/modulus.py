@@ -50,6 +50,18 @@ def inner(x: Array, y: Array, axes: tuple[int, ...], keepdims: bool = False) -> 
     return xp.sum(product, axis=axes, keepdims=keepdims)
 
 
+def root(x: Array) -> Array:
+    """sqrt(x) by entry, x >= 0; its derivative at 0 is 0.
+
+    >>> import numpy as np
+    >>> root(np.array([4.0, 0.0]))
+    array([2., 0.])
+    """
+    xp = namespace(x)
+    zero = x == 0
+    return xp.where(zero, 0.0, xp.sqrt(xp.where(zero, 1.0, x)))
+
+
 def norm(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """sqrt(sum |x|^2) over ``axes``, without overflow or underflow; its derivative at 0 is 0.
 

@@ -24,7 +24,7 @@ from cvxlayers.compiled.taut_string import taut_string
 from cvxlayers.errors import ShapeError
 from cvxlayers.prox.cuda import chains
 from cvxlayers.prox.level_sets import level_sets
-from cvxlayers.prox.operator import Array, Primitive
+from cvxlayers.prox.operator import Array, Primitive, check_range
 from cvxlayers.prox.set import Set, zero_where_small
 
 _GRAIN = 1 << 15  # samples that a thread takes at least
@@ -157,13 +157,15 @@ def isotonic_regression(x: Array, weights: Array | None = None, decreasing: bool
     """argmin over y_1 <= ... <= y_n of sum_i w_i (y_i - x_i)^2 / 2; over y_1 >= ... >= y_n if ``decreasing``.
 
     Shapes: x (*batch, n), weights w > 0 the same or (*batch, 1), of the library of x; all ones if None. Differentiable
-    in both.
+    in both. Raises SettingsError for weights that are not positive, where they can be seen.
 
     >>> import numpy as np
     >>> isotonic_regression(np.array([3.0, 0.0, 4.0]), np.array([2.0, 1.0, 1.0]))
     array([2., 2., 4.])
     """
     xp = namespace(x)
+    if weights is not None:
+        check_range("weights", weights, "positive")
     w = xp.ones_like(x[..., :1]) if weights is None else weights
     if x.shape[-1] < 2:
         return x

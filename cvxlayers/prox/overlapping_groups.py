@@ -13,6 +13,7 @@ from cvxlayers.array import implicit, namespace, stop_gradient
 from cvxlayers.array.scatter import Constant, add_at, take
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.dual import DualProx, Info
+from cvxlayers.prox.modulus import modulus, root
 from cvxlayers.prox.operator import Array, Primitive, is_integer
 from cvxlayers.prox.total_variation import channels, check_iteration, tolerance, unchannel
 
@@ -79,11 +80,11 @@ class OverlappingGroupLasso(Primitive):
 
     def _value(self, x: Array, weight: Array, l1: Array, group_weights: Any = None) -> Array:
         xp, K = namespace(x), self._map(x)
-        lengths = xp.sqrt(K.group_sum(K.apply(channels(x, 1)) ** 2))
+        lengths = root(K.group_sum(K.apply(channels(x, 1)) ** 2))
         if group_weights is not None:
             lengths = lengths * group_weights[..., None]
         total = weight[..., 0] * xp.sum(lengths, axis=K.field_axes)
-        return total + l1[..., 0] * xp.sum(xp.abs(x), axis=-1)
+        return total + l1[..., 0] * xp.sum(modulus(x), axis=-1)
 
     def _prox(self, x: Array, tau: Array, weight: Array, l1: Array, group_weights: Any = None) -> Array:
         return self._minimize(x, tau, None, weight, l1, group_weights)[0]

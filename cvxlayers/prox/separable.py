@@ -36,7 +36,8 @@ class Entrywise(Primitive):
 
     def _value(self, x: Array, weight: Array, entry_weights: Any = None, **parameters: Array) -> Array:
         xp = namespace(x)
-        phi = self._phi(x, **parameters)
+        # The comparisons of a domain take NaN for a point outside.
+        phi = xp.where(xp.isnan(x), float("nan"), self._phi(x, **parameters))
         factor = weight if entry_weights is None else weight * entry_weights
         # The domain does not depend on the weight.
         inside = phi < float("inf")
@@ -119,7 +120,7 @@ class NonnegativeL1(Entrywise):
         return namespace(x).where(x >= 0, x, float("inf"))
 
     def _shrink(self, x: Array, t: Array) -> Array:
-        return namespace(x).where(x > t, x - t, 0.0)
+        return namespace(x).where(x <= t, 0.0, x - t)
 
     def _conjugate(self, x: Array, weight: Array, entry_weights: Any = None) -> Array:
         return inf_unless(x, weight if entry_weights is None else weight * entry_weights)
@@ -267,7 +268,7 @@ class Quantile(Entrywise):
     def _shrink(self, x: Array, t: Array, level: Array) -> Array:
         xp = namespace(x)
         high, low = t * level, t * (level - 1)
-        return xp.where(x > high, x - high, xp.where(x < low, x - low, 0.0))
+        return xp.where((x >= low) & (x <= high), 0.0, xp.where(x > high, x - high, x - low))
 
 
 @dataclass(frozen=True, eq=False)

@@ -99,7 +99,7 @@ def real(A: Array) -> Array:
 def diagonal_mask(s: Array) -> Array:
     """The mask of the diagonal, (k, k)."""
     xp = namespace(s)
-    n = numbers(xp.ones_like(s[(0,) * (s.ndim - 1)]) if s.ndim > 1 else s)
+    n = numbers(xp.sum(s, axis=tuple(range(s.ndim - 1))) if s.ndim > 1 else s)
     return n[:, None] == n[None, :]
 
 
@@ -117,9 +117,11 @@ def _frames(X: Array, U: Array, s: Array, Vh: Array) -> tuple[Array, Array, Arra
     P = adjoint(U) @ dX @ V
     row, column = s[..., None, :], s[..., :, None]
     off = ~diagonal_mask(s)
-    gap = (row - column) * (row + column)
     tied = xp.abs(row - column) <= _tie_level(s)[..., None]
-    F = xp.where(tied, 0.0, 1.0 / xp.where(tied, 1.0, gap))
+    # F s without the squares, which underflow.
+    F = xp.where(tied, 0.0, 1.0 / xp.where(tied, 1.0, row - column))
+    total = xp.where(tied, 1.0, row + column)
+    row, column = row / total, column / total
     some = s > zero_level(s)
     inverse = xp.where(some, 1.0 / xp.where(some, s, 1.0), 0.0)[..., None, :]
     Ph = adjoint(P)

@@ -12,6 +12,7 @@ from cvxlayers.errors import ShapeError
 from cvxlayers.prox.axes import consumed_axes
 from cvxlayers.prox.dual import EVERY, RELAXATION, DualProx, Info, certificates
 from cvxlayers.prox.gradient import Differences
+from cvxlayers.prox.modulus import root
 from cvxlayers.prox.operator import Array, Primitive, check_input
 from cvxlayers.prox.total_variation import check_iteration, tolerance
 
@@ -90,7 +91,7 @@ class TotalGeneralizedVariation(Primitive):
         z, *_ = primal_dual(K, padded, radius, 1e-6, self.max_iter, fixed=True)
         xp, Kz = namespace(x), K.apply(z)
         # Each group counts once: its length is repeated over its entries.
-        return xp.sum(radius * xp.sqrt(K.group_sum(Kz * Kz)) * K.share(Kz), axis=K.field_axes)
+        return xp.sum(radius * root(K.group_sum(Kz * Kz)) * K.share(Kz), axis=K.field_axes)
 
     def _prox(self, x: Array, tau: Array, weight: Array, ratio: Array) -> Array:
         return self._minimize(x, tau, weight, ratio)[0]

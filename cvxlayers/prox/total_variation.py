@@ -18,6 +18,7 @@ from cvxlayers.prox import dual
 from cvxlayers.prox.axes import consumed_axes
 from cvxlayers.prox.dual import DualProx, Info
 from cvxlayers.prox.gradient import Differences
+from cvxlayers.prox.modulus import modulus, root
 from cvxlayers.prox.one_dimensional import running_sums, soft, total_variation_1d
 from cvxlayers.prox.operator import Array, Primitive, check_input
 
@@ -114,9 +115,9 @@ class TotalVariation(Primitive):
 
     def _value(self, x: Array, weight: Array, l1: Array) -> Array:
         xp, K = namespace(x), self._map
-        lengths = xp.sqrt(K.group_sum(K.apply(channels(x, K.count)) ** 2))
+        lengths = root(K.group_sum(K.apply(channels(x, K.count)) ** 2))
         weight, l1 = (xp.reshape(a, a.shape[: a.ndim - K.count]) for a in (weight, l1))
-        return weight * xp.sum(lengths, axis=K.field_axes) + l1 * xp.sum(xp.abs(x), axis=tuple(range(-K.count, 0)))
+        return weight * xp.sum(lengths, axis=K.field_axes) + l1 * xp.sum(modulus(x), axis=tuple(range(-K.count, 0)))
 
     def _prox(self, x: Array, tau: Array, weight: Array, l1: Array) -> Array:
         return self._minimize(x, tau, [], weight, l1)[0]

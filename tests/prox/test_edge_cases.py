@@ -1,0 +1,106 @@
+"""NaN, empty batches, kinks, extreme scales, and arguments that make no sense."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from cvxlayers import prox
+from cvxlayers.errors import SettingsError
+from tests.prox.operators import CASES, points
+
+ENTRYWISE = [case for case in CASES if isinstance(case.f, prox.separable.Entrywise)]
+
+
+@pytest.mark.parametrize("case", ENTRYWISE, ids=repr)
+@pytest.mark.parametrize("convert", [np.asarray, torch.asarray, jnp.asarray], ids=["numpy", "torch", "jax"])
+def test_nan_stays_nan_in_its_entry(case, convert):
+    x = points(case.shape)
+    x[1, 2] = np.nan
+    y = np.asarray(case.f.prox(convert(x), 0.5))
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
+    np.testing.assert_array_equal(np.isnan(np.asarray(case.f(convert(x)))), [False, True, False, False])
+
+
+@pytest.mark.parametrize("kind", [prox.Hinge, prox.SquaredHinge, prox.Logistic])
+@pytest.mark.parametrize("label", [0.0, 2, 0.5, np.array([1.0, 0.0]), torch.tensor([0.0, 1.0]), [1, 0]])
+def test_labels_are_signs(kind, label):
+    with pytest.raises(SettingsError, match="label of"):
+        kind(1.0, label)
+
+
+@pytest.mark.parametrize(
+    ("f", "shape"),
+    [
+        (prox.TotalVariation(1.0), (4, 3)),
+        (prox.TotalVariation(1.0, l1=0.5, isotropic=False), (4, 3)),
+        (prox.OverlappingGroupLasso(((0, 1, 2), (2, 3), (3, 4))), (5,)),
+        (prox.OverlappingGroupLasso(((0, 1), (1, 2)), l1=0.5), (5,)),
+        (prox.TotalGeneralizedVariation(), (4, 3)),
+    ],
+    ids=lambda v: type(v).__name__,
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_the_gradient_of_the_value_is_zero_at_zero(f, shape, dtype):
+    if dtype.is_complex and not f._complex:
+        dtype = torch.float64
+    x = torch.zeros(shape, dtype=dtype, requires_grad=True)
+    f(x).backward()
+    assert x.grad is not None
+    assert not x.grad.any()
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.asarray, jnp.asarray], ids=["numpy", "torch", "jax"])
+def test_contradicting_equations_make_an_empty_set(convert):
+    x = convert(np.array([0.3, 0.4]))
+    for A, b in (([[1.0, 0.0], [1.0, 0.0]], [0.0, 1.0]), (np.zeros((2, 2)), np.ones(2))):
+        f = prox.AffineSet(convert(np.asarray(A)), convert(np.asarray(b)))
+        for g in (f, f.factor()):
+            assert np.isnan(np.asarray(g.project(x))).all()
+            assert float(g(x)) == np.inf
+    some = prox.AffineSet(convert(np.ones((3, 2, 2))), convert(np.array([[1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])))
+    expected = np.array([[0.45, 0.55], [np.nan, np.nan], [-0.05, 0.05]])
+    for g in (some, some.factor()):
+        np.testing.assert_allclose(np.asarray(g.project(convert(np.array([[0.3, 0.4]] * 3)))), expected, atol=1e-14)
+
+
+@pytest.mark.parametrize("condition", [1e4, 1e8, 1e11])
+def test_ill_conditioned_equations_are_not_taken_for_contradictions(condition):
+    rng = np.random.default_rng(0)
+    left, right = (np.linalg.qr(rng.standard_normal((k, k)))[0] for k in (4, 6))
+    A = left * np.geomspace(1, 1 / condition, 4) @ right[:4]
+    f = prox.AffineSet(A, A @ rng.standard_normal(6))
+    for g in (f, f.factor()):
+        assert np.isfinite(g.project(rng.standard_normal((20, 6)))).all()
+
+
+@pytest.mark.parametrize("bad", [-1.0, 0.0])
+def test_isotonic_regression_takes_positive_weights(bad):
+    with pytest.raises(SettingsError, match="weights should be positive"):
+        prox.isotonic_regression(np.array([3.0, 1.0, 2.0]), np.array([1.0, bad, 1.0]))
+
+
+@pytest.mark.parametrize("f", [prox.NuclearNorm(), prox.SpectralNorm(), prox.Rank()], ids=repr)
+def test_an_empty_batch_of_matrices_has_a_gradient(f):
+    x = torch.zeros(0, 4, 3, dtype=torch.float64, requires_grad=True)
+    (f.prox(x).sum() + f(x).sum()).backward()
+    assert x.grad is not None
+    assert x.grad.shape == (0, 4, 3)
+
+
+def test_tiny_singular_values_have_a_gradient():
+    x = torch.full((1, 4, 3), 1e-200, dtype=torch.float64, requires_grad=True)
+    prox.NuclearNorm().prox(x).sum().backward()
+    assert x.grad is not None
+    assert not x.grad.any()
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 1e20), (np.float64, 1e160), (np.float64, 1e300)])
+@pytest.mark.parametrize("convert", [np.asarray, torch.asarray, jnp.asarray], ids=["numpy", "torch", "jax"])
+def test_positive_roots_at_large_scales(dtype, size, convert):
+    x = convert(np.array([size, -size], dtype))
+    for f in (prox.LogBarrier(), prox.Poisson(), prox.KullbackLeibler()):
+        # y - 1/y = x, up to 1: y = x and y = -1/x.
+        np.testing.assert_allclose(np.asarray(f.prox(x)), np.array([size, 1 / size]), rtol=1e-6)
