@@ -97,7 +97,11 @@ class GpuProcess(Process):
     def __init__(self, library: str, device: str, log: Path) -> None:
         self.command = [sys.executable, str(HERE / "gpu_worker.py"), library, device]
         path = os.pathsep.join(part for part in (str(HERE.parent), os.environ.get("PYTHONPATH", "")) if part)
-        self.environment = os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        self.environment = os.environ | {
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            "OPENBLAS_NUM_THREADS": "1",  # five processes prepare at once
+        }
         self.child, self.log = None, log
 
 

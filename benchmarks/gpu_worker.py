@@ -213,7 +213,7 @@ class Layer(Library):
 
     @property
     def solver(self) -> str:
-        return self.layer.plan().solver.name
+        return self.layer.plan("cuda" if self.device == "cuda" else "cpu").solver.name
 
 
 class JaxLayer(Library):
@@ -259,7 +259,7 @@ class JaxLayer(Library):
 
     @property
     def solver(self) -> str:
-        return self.layer.plan().solver.name
+        return self.layer.plan("cuda" if self.device == "cuda" else "cpu").solver.name
 
 
 class Moreau(Library):

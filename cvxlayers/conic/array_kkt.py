@@ -41,8 +41,25 @@ def linear_solve(
     """
     sides = Sides((P, A, z, s), (gx, gz))
     P, A, z, s = sides.system
-    wx, wz, residual = System(cone, P, A, z, s, mu).solve(*(sides.columns(g) for g in (gx, gz)))
+    if mu:
+        wx, wz, residual = System(cone, P, A, z, s, mu).solve(sides.columns(gx), sides.columns(gz))
+    else:
+        c = _cost_scale(P, A)
+        factor = c[..., None]
+        wx, wz, residual = System(cone, factor * P, A, c * z, s).solve(factor * sides.columns(gx), sides.columns(gz))
+        wz = wz / factor
     return sides.back(wx), sides.back(wz), sides.back(residual)[..., 0]
+
+
+def _cost_scale(P: Array, A: Array) -> Array:
+    """c (*batch, 1) that brings P to the size of A'A: the problem of c times the objective has the multipliers c z."""
+    xp = namespace(P, A)
+    curvature = xp.max(xp.linalg.diagonal(P), axis=-1, keepdims=True)
+    rows = xp.sum(A * A, axis=-1)
+    largest = xp.max(rows, axis=-1, keepdims=True) if rows.shape[-1] else xp.zeros_like(curvature)
+    known = (curvature > 0) & (largest > 0)
+    c = xp.where(known, largest, 1.0) / xp.where(known, curvature, 1.0)
+    return xp.where((c > 1e3) | (c < 1e-3), c, 1.0)
 
 
 class Sides:

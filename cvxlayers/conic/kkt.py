@@ -74,9 +74,9 @@ class Spectrum:
         v = v.copy()
         for start, size, V in self.bases:
             stop = start + V.shape[-3] * size
-            part = v[..., start:stop].reshape(*v.shape[:-1], -1, size, 1)
+            part = v[..., start:stop].reshape(*v.shape[:-1], V.shape[-3], size, 1)
             part = np.matmul(V if back else V.swapaxes(-1, -2), part)
-            v[..., start:stop] = part.reshape(*v.shape[:-1], -1)
+            v[..., start:stop] = part.reshape(*v.shape[:-1], stop - start)
         return v
 
     def rotate_rows(self, A: np.ndarray, start: int, stop: int) -> np.ndarray:

@@ -167,3 +167,16 @@ def test_newton_reaches_machine_precision(name, library):
     assert np.asarray(found[3])[0].max() < 1e-13
     for a, before in zip(found[:3], given, strict=True):
         assert np.array_equal(np.asarray(a)[1], before[1])
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e6, 1e12])
+@pytest.mark.parametrize("name", ["linear", "second_order", "semidefinite", "three_dimensional"])
+def test_scale_of_the_objective(name, scale):
+    """c times the objective has the same solutions and c times the multipliers, and so have their derivatives."""
+    cone, P, A, z, s = system(name, 4, seed=2)
+    rng = np.random.default_rng(3)
+    gx, gz = rng.normal(size=4), rng.normal(size=cone.size)
+    wx, wz, _ = linear_solve(cone, P, A, z, s, gx, gz)
+    vx, vz, _ = linear_solve(cone, scale * P, A, scale * z, s, scale * gx, gz)
+    np.testing.assert_allclose(vx, wx, rtol=0, atol=1e-7 * np.abs(wx).max())
+    np.testing.assert_allclose(vz / scale, wz, rtol=0, atol=1e-7 * np.abs(wz).max())

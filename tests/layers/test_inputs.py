@@ -360,3 +360,14 @@ def test_a_huge_batch_of_tiny_problems():
     close(y.detach(), v.detach().clamp(min=0), 1e-7)
     y.sum().backward()
     close(v.grad, (v.detach() > 0).double(), 1e-6)
+
+
+@pytest.mark.parametrize("solver", [None, "native"])
+def test_the_gradient_of_an_empty_batch_of_conic_programs(solver):
+    x, a, b = cp.Variable(4), cp.Parameter((3, 4)), cp.Parameter(3)
+    problem = cp.Problem(cp.Minimize(cp.norm(a @ x - b)), [x >= -1, x <= 1])
+    A = torch.zeros(0, 3, 4, dtype=torch.float64, requires_grad=True)
+    cvxlayers.torch.CvxpyLayer(problem, [a, b], [x], solver=solver)(A, torch.zeros(3, dtype=torch.float64))[
+        0
+    ].sum().backward()
+    assert A.grad is not None and A.grad.shape == A.shape
