@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from numbers import Real
+from numbers import Number, Real
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -345,6 +345,7 @@ class Primitive(Prox):
         return xp.where(valid, value, float("nan"))
 
     def prox(self, x: Array, tau: Any = 1.0) -> Array:
+        check_number("tau", tau)
         arranged = self._arrange(x, tau)
         # The branches that `where` throws away may divide by zero or overflow.
         with np.errstate(all="ignore"):
@@ -400,6 +401,12 @@ def check_input(x: Array, operator: Prox, complex_allowed: bool) -> Array:
     raise ShapeError(f"x of {operator!r} should have {kinds}; got {array.dtype}. Convert it.")
 
 
+def check_number(label: str, value: Any) -> None:
+    """SettingsError unless ``value`` is a number or an array."""
+    if not (is_array_api_obj(value) or isinstance(value, (Number, list, tuple))):
+        raise SettingsError(f"{label} should be a number or an array; got {value!r}.")
+
+
 def check_range(label: str, value: Any, range_: str) -> None:
     """SettingsError unless ``value``, where it can be seen, is positive, or nonnegative, as ``range_`` says."""
     seen = visible(value) if range_ else None
@@ -420,6 +427,7 @@ def check_interval(label: str, value: Any, low: float, high: float) -> None:
 
 def per_sample(label: str, value: Any, x: Array, batch: tuple[int, ...], range_: str) -> Array:
     """``value`` as an array like x, checked to broadcast against the batch shape, and for its range."""
+    check_number(label, value)
     check_range(label, value, range_)
     value = to_library_of(x, value)
     if value.dtype != real_dtype(x):

@@ -104,3 +104,10 @@ def test_positive_roots_at_large_scales(dtype, size, convert):
     for f in (prox.LogBarrier(), prox.Poisson(), prox.KullbackLeibler()):
         # y - 1/y = x, up to 1: y = x and y = -1/x.
         np.testing.assert_allclose(np.asarray(f.prox(x)), np.array([size, 1 / size]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("tau", ["a", None, {}])
+@pytest.mark.parametrize("f", [prox.L1(), prox.L2Ball(), 2 * prox.L1()], ids=repr)
+def test_tau_is_a_number_or_an_array(f, tau):
+    with pytest.raises(SettingsError, match="tau should be a number or an array"):
+        f.prox(np.ones(3), tau)
