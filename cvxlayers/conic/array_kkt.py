@@ -7,8 +7,7 @@ With D the derivative of the projection onto K* at z - s (see `cvxlayers.conic.k
 
 Replacing I - D by T^-1 = I - D + rho D, and P by P + eps, eliminates w_z = T (D A w_x - r_z): what is left is
 P + eps + A'T D A, positive definite. Refinement against the bounded system takes rho and eps out again; where the
-system is singular it tends to the solution of minimum norm (P. Jensen-free proximal point iteration: each correction
-lies in the range of the system).
+system is singular it tends to the solution of minimum norm, as every correction lies in the range of the system.
 """
 
 from __future__ import annotations
