@@ -25,6 +25,7 @@ CHECKS = {
     "qplayer": "",
     "prox": "",
     "projections": "",
+    "jax": "",
 }
 
 
@@ -42,7 +43,8 @@ def interpreter(name: str) -> Path | None:
         venv.create(folder, with_pip=True, clear=True)
         install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         torch = [line for line in requirements.read_text().splitlines() if line.startswith("torch")]
-        subprocess.run([*install, *torch], check=True)
+        if torch:
+            subprocess.run([*install, *torch], check=True)
         subprocess.run([*install, "--requirement", requirements], check=True)
         subprocess.run([python, "-W", "ignore", "-c", CHECKS[name]], check=True)
     except subprocess.CalledProcessError as error:

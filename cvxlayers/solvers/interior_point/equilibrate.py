@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from cvxlayers.array import namespace
+from cvxlayers.array import loop, namespace
 from cvxlayers.solvers.interior_point.cones.nonnegative import NonnegativeBarrier
 from cvxlayers.solvers.interior_point.cones.product import ProductBarrier
 
@@ -44,12 +44,16 @@ def equilibrate(
     lead = xp.zeros_like(q[..., :1]) + xp.zeros_like(b[..., :1])
     lead = lead + xp.zeros_like(P[..., 0, :1]) + xp.zeros_like(A[..., 0, :1])
     d, e = lead + xp.ones_like(q), lead + xp.ones_like(b)
-    for _ in range(sweeps):
+
+    def sweep(scales: tuple[Array, Array]) -> tuple[Array, Array]:
+        d, e = scales
         weighted = absolute_A * e[..., :, None] * d[..., None, :]
         rows = _blockwise(barrier, xp.max(weighted, axis=-1))
         cols = xp.maximum(xp.max(weighted, axis=-2), xp.max(absolute_P * d[..., None, :], axis=-1) * d)
         d = xp.clip(d / xp.sqrt(xp.where(cols > 0, cols, 1.0)), _LEAST, _MOST)
-        e = xp.clip(e / xp.sqrt(xp.where(rows > 0, rows, 1.0)), _LEAST, _MOST)
+        return d, xp.clip(e / xp.sqrt(xp.where(rows > 0, rows, 1.0)), _LEAST, _MOST)
+
+    d, e = loop(sweeps, sweep, (d, e), like=q)
     P = P * d[..., :, None] * d[..., None, :]
     q = q * d
     largest = xp.mean(xp.max(xp.abs(P), axis=-1), axis=-1, keepdims=True)
