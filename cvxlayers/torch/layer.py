@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,6 +18,21 @@ from cvxlayers.torch.functions import solve
 
 if TYPE_CHECKING:
     import cvxpy as cp
+
+
+def _uncompiled(method: Callable) -> Callable:
+    """The method as it is, also under torch.compile.
+
+    torch.compiler.disable imports the compiler where it decorates, which takes a third of the time of importing this
+    package.
+    """
+    opaque = getattr(torch, "_disable_dynamo", torch.compiler.disable)(method)
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (opaque if torch.compiler.is_compiling() else method)(*args, **kwargs)
+
+    return call
 
 
 class CvxpyLayer(torch.nn.Module):
@@ -102,7 +118,7 @@ class CvxpyLayer(torch.nn.Module):
         )
         self._last: Point | None = None
 
-    @torch.compiler.disable
+    @_uncompiled
     def forward(
         self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False
     ) -> tuple[torch.Tensor, ...]:
@@ -122,7 +138,7 @@ class CvxpyLayer(torch.nn.Module):
         """
         return self._solve(params, solver_args, warm_start, objective=False)[0]
 
-    @torch.compiler.disable
+    @_uncompiled
     def solve(self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False) -> Result:
         """As a call, with the optimal value, status, residuals, iterations and the derivative's certificate."""
         outputs, call = self._solve(params, solver_args, warm_start, objective=True)
