@@ -1,11 +1,11 @@
-"""Small quadratic programs, where the calls count more than the arithmetic: one in JAX beside its peers, and tiny batches.
+"""Small quadratic programs, whose calls cost more than their arithmetic: one in JAX beside its peers; tiny batches.
 
     python benchmarks/small_programs.py               everything: about ten minutes
     python benchmarks/small_programs.py --only single | tiny
     python benchmarks/small_programs.py --render      write the tables from the stored results
 
-``single`` is one dense QP, n=10, m=20, without a batch: jitted where the library can be. ``tiny`` is every n from 1 to 8
-with m = 2n at batches of 1, 8 and 32: the solver that a layer takes by itself beside the other one, in PyTorch and under
+``single`` is one dense QP, n=10, m=20, without a batch: jitted where the library can be. ``tiny`` is every n from 1 to
+8 with m = 2n at batches of 1, 8 and 32: the solver of the host beside the native one, in PyTorch and under
 ``jax.jit``. Everything runs in float64, in turn, for several rounds; writes results/small_programs.json.
 """
 
@@ -75,7 +75,8 @@ class Worker:
             self.calls[mode] = lambda call=call: block(call(*arguments))
         x, gradient = np.asarray(found["forward"]), np.asarray(found["backward"][1][1])
         expected = {name: value[0] for name, value in reference.reference(case).items()}
-        error = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip((x, gradient), (expected["x"], expected["p"]), strict=True)]  # fmt: skip
+        pairs = ((x, expected["x"]), (gradient, expected["p"]))
+        error = [float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in pairs]
         return {"first_s": first, "error": error, "versions": versions(self.library)}
 
     def time(self, mode: str, budget: float) -> dict:
@@ -93,7 +94,7 @@ class Worker:
         from cvxpylayers.jax import CvxpyLayer
 
         problem, parameters, variables = case.cvxpy()
-        made = CvxpyLayer(problem, parameters, variables, solver="CLARABEL")
+        made = CvxpyLayer(problem, parameters, variables)
         return lambda *values: made(*values)[0], arrays(case.parameters)
 
     def moreau(self, case: problems.Case) -> tuple:
@@ -152,6 +153,7 @@ class Worker:
             values = arrays(case.parameters)
             return lambda: block(forward(*values)), lambda: block(both(*values))
         import torch
+
         from cvxlayers.torch import CvxpyLayer
 
         made = CvxpyLayer(*case.cvxpy(), solver=solver)
@@ -209,10 +211,12 @@ def versions(library: str) -> dict[str, str]:
     return {name: version(name) for name in (*packages.get(library, (library,)), "jax")}
 
 
-def serve(library: str) -> None:
+def serve(library: str, cores: int) -> None:
     """Answer commands, a line of JSON each."""
     import os
 
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-cores:])
     import jax
 
     jax.config.update("jax_enable_x64", True)
@@ -229,25 +233,25 @@ def serve(library: str) -> None:
         answers.flush()
 
 
-def process(library: str, python: Path) -> Process:
-    made = Process(python, library, 2, None)
-    made.command = [str(python), "-W", "ignore", str(Path(__file__).resolve()), "--serve", library]
+def process(library: str, python: Path, cores: int = 2) -> Process:
+    made = Process(python, library, cores, None)
+    made.command = [str(python), "-W", "ignore", str(Path(__file__).resolve()), "--serve", library, str(cores)]
     if library in OURS:
         made.environment["PYTHONPATH"] = str(HERE.parent)
     return made
 
 
-def single() -> dict:
-    """All libraries prepare first, and are timed in turn."""
+def single(cores: int) -> dict:
+    """All libraries prepare first, and are timed in turn; each process on so many cores."""
     peers = interpreter("jax")
     pythons = {name: Path(sys.executable) if name in OURS else peers for name in SINGLE}
-    processes = {name: process(name, python) for name, python in pythons.items() if python is not None}
+    processes = {name: process(name, python, cores) for name, python in pythons.items() if python is not None}
     rows = {name: one.ask(300.0, do="single") for name, one in processes.items()}
     times: dict[tuple[str, str], list[float]] = {}
     for _ in range(ROUNDS):
         for name, one in processes.items():
             for mode in MODES:
-                if "error" not in rows[name] or isinstance(rows[name]["error"], list):
+                if "first_s" in rows[name]:
                     answer = one.ask(60.0, do="time", mode=mode, budget=BUDGET["single"])
                     times.setdefault((name, mode), []).append(statistics.median(answer["times"]))
                     rows[name].setdefault(f"{mode}_least_ms", float("inf"))
@@ -272,13 +276,14 @@ def tiny() -> list[dict]:
 
 def render(found: dict) -> None:
     """The tables of docs/benchmarks.md."""
-    lines = ["| library | forward / forward and backward | least | first call | error of x / of the gradient |"]
+    one, two = found["single"]["1"], found["single"]["2"]
+    lines = ["| library | one core | two cores | first call | error of x / of the gradient |"]
     lines += ["| --- | --- | --- | --- | --- |"]
-    for name, row in found["single"].items():
+    for name, row in one.items():
         if "forward_ms" not in row:
             lines.append(f"| {SINGLE[name]} | {row.get('error', '—')} | | | |")
             continue
-        cells = [" / ".join(f"{row[f'{mode}{kind}_ms']:.2f}" for mode in MODES) for kind in ("", "_least")]
+        cells = [" / ".join(f"{r[f'{mode}_ms']:.2f}" for mode in MODES) for r in (row, two[name])]
         cells.append(" / ".join(f"{row['first_s'][mode]:.1f} s" for mode in MODES))
         cells.append(" / ".join(report.small(e) for e in row["error"]))
         lines.append(f"| {SINGLE[name]} | {' | '.join(cells)} |")
@@ -293,8 +298,18 @@ def render(found: dict) -> None:
                 cells.append(cell(row, way))
         lines.append(f"| {n} | {' | '.join(cells)} |")
     tables["tiny"] = "\n".join(lines)
-    tables["small-machine"] = report.about(found)
+    tables["small-machine"] = about(found)
     report.replace(tables)
+
+
+def about(found: dict) -> str:
+    of = found["machine"]
+    versions = {name: number for row in found["versions"].values() for name, number in row.items()}
+    return (
+        f"Measured on {of['date']}: {of['cpu']}, {of['cores']} cores, {of['system']}, Python {of['python']}; load of "
+        f"the machine before {of['load'][0]} and after {of['load'][1]}. Versions: "
+        f"{'; '.join(f'{name} {number}' for name, number in sorted(versions.items()))}."
+    )
 
 
 def cell(row: dict, way: str) -> str:
@@ -325,22 +340,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=("single", "tiny"))
     parser.add_argument("--render", action="store_true")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
-        return serve(options.serve)
+        return serve(options.serve[0], int(options.serve[1]))
     stored = HERE / "results" / "small_programs.json"
     found = json.loads(stored.read_text()) if stored.exists() else {}
     if not options.render:
         import run
 
-        about = run.machine(2)
-        for name, measure in (("single", single), ("tiny", tiny)):
-            if options.only in (None, name):
-                found[name] = measure()
-        about["load"] = [about["load"], run.load()]
-        found["machine"] = about
-        found["versions"] = {name: row.pop("versions", {}) or found.get("versions", {}).get(name, {}) for name, row in found["single"].items()}  # fmt: skip
+        before = run.load()
+        if options.only != "tiny":
+            found["single"] = {str(cores): single(cores) for cores in (1, 2)}
+            for rows in found["single"].values():
+                found["versions"] = {name: row.pop("versions", {}) for name, row in rows.items()}
+        if options.only != "single":
+            found["tiny"] = tiny()
+        found["machine"] = run.machine(2) | {"load": [before, run.load()]}
         stored.write_text(json.dumps(found, indent=1) + "\n")
     render(found)
     print("\n".join(wrong(found["tiny"])) or "no cell where the choice is the slower one")
