@@ -114,6 +114,8 @@ def choose(
             rows.append(Candidate(name, True, reason))
         else:
             why = f"next: {preferred[name]}" if name in preferred else _WHY_NOT.get(name, "expected to be slower here")
+            if name == "NATIVE" and best in _ACTIVE_SETS:
+                why += _WHY_NOT_SMALL
             rows.append(Candidate(name, False, against or why))
     return Plan(chosen, reason, tuple(rows))
 
@@ -138,6 +140,13 @@ def _preferred(program: ConeProgram, batch: int | None, shared: bool) -> dict[st
 
 # Settings of a solver that has another one behind it: how long to try.
 _FIRST: dict[str, dict[str, Any]] = {"OSQP": {"max_iter": 4000}}
+
+# Measured for one to eight variables at batches of 1, 8 and 32 (benchmarks/small_programs.py).
+_ACTIVE_SETS = ("ACTIVE_SET", "DAQP")
+_WHY_NOT_SMALL = (
+    "; measured slower on small quadratic programs, but for one without a batch in jitted JAX: faster calls there, "
+    "after seconds of compilation"
+)
 
 _WHY_NOT = {
     "ACTIVE_SET": "an active-set method, for small or dense quadratic programs with a positive diagonal in P",
