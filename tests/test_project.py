@@ -120,7 +120,7 @@ def told() -> dict:
 
 
 def test_importing_is_light():
-    """No framework and no CVXPY; PyTorch's compiler, which takes as long as PyTorch itself, comes with its first use."""
+    """No framework and no CVXPY; PyTorch's compiler, as large as PyTorch itself, comes with its first use."""
     assert told()["light"] == [] and told()["status"] == 0 and not told()["compiler"]
 
 
