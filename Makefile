@@ -6,6 +6,10 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 # Options for pytest: make test ARGS="-k cone -x"
 ARGS ?=
+# Processes that share the tests, each with one thread for PyTorch and BLAS; neighbouring tests stay together, for what
+# they compile and keep. WORKERS=0 runs them in one process.
+WORKERS ?= 2
+SHARED := -n $(WORKERS) --dist worksteal
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -30,10 +34,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/quickstart.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow $(SHARED) $(ARGS)
 
 test-gpu: $(VENV)/.dev
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -130,7 +130,7 @@ class Worker:
     # The grid of tiny programs, all in this process.
 
     def tiny(self, n: int, batch: int, budget: float) -> dict:
-        """Median milliseconds by way, solver and mode; which solver each way takes by itself, and its reason."""
+        """Milliseconds by way, solver and mode: medians of rounds, their median and the least; and the plans."""
         case = problems.dense_qp(n, 2 * n, batch)
         calls = {}
         for way in WAYS:
@@ -317,20 +317,20 @@ def cell(row: dict, way: str) -> str:
     own = "native" if row["plans"][way]["solver"] == "NATIVE" else "host"
     texts = []
     for solver in ("host", "native"):
-        text = " / ".join(f"{row['times'][f'{way} {solver} {mode}']:.2f}" for mode in MODES)
+        text = " / ".join(f"{row['least'][f'{way} {solver} {mode}']:.2f}" for mode in MODES)
         texts.append(f"**{text}**" if solver == own else text)
     return ", ".join(texts)
 
 
 def wrong(rows: list[dict]) -> list[str]:
-    """Where the solver that a layer takes by itself is the slower one, beyond noise, forward and backward together."""
+    """Where the solver that a layer takes by itself is the slower one, beyond noise."""
     out = []
     for row in rows:
         for way in WAYS:
             own = "native" if row["plans"][way]["solver"] == "NATIVE" else "host"
             other = {"native": "host", "host": "native"}[own]
             for mode in MODES:
-                ratio = row["times"][f"{way} {own} {mode}"] / row["times"][f"{way} {other} {mode}"]
+                ratio = row["least"][f"{way} {own} {mode}"] / row["least"][f"{way} {other} {mode}"]
                 if ratio > NOISE:
                     out.append(f"n={row['n']}, B={row['batch']}, {way} {mode}: {own} takes {ratio:.2f} times {other}")
     return out
