@@ -11,6 +11,13 @@ from cvxlayers.compiled.compiler import inner
 
 
 @inner
+def assign(y, x):
+    """y = x."""
+    for j in range(y.size):
+        y[j] = x[j]
+
+
+@inner
 def add(y, a, x):
     """y += a x."""
     for j in range(y.size):

@@ -41,6 +41,11 @@ class PolyhedralKKT:
         """Whether every row is clearly active or inactive, and there is a compiler."""
         return spectrum.clear and not spectrum.bases and is_available()
 
+    @property
+    def margin(self) -> np.ndarray:
+        """Strict complementarity (B,), as `Certificate` has it."""
+        return self.spectrum.margin
+
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """As `DenseKKT.solve`."""
         B = self.data.batch
