@@ -50,7 +50,7 @@ _ACCEPTED = 5e-7  # what rounding errors may contribute to it
 _EPSILON = 2.220446049250313e-16
 _NEARLY, _PATIENCE = 1e-5, 8  # residuals from which on an iteration that improves nothing for so long is given up
 _STUCK = 1e-4  # a step shorter than this is none
-_NEAR, _NEARER = 1e-4, 1e-3  # residuals from which on Newton's method is tried, and again once they are so much smaller
+_NEAR, _NEARER = 1e-2, 1e-3  # residuals from which on Newton's method is tried, and again once they are so much smaller
 
 
 @lent

@@ -87,9 +87,7 @@ def workspace(structure):
         np.empty(P_rows.size), P_rows, P_starts, np.empty(n),
         np.zeros(A_rows.size + 1), A_rows, A_starts, np.empty(m),
     )  # fmt: skip
-    C = Cones(
-        kind, start, size, order, alpha, extra, store_at, np.ones(m), np.ones(m), np.empty(store), np.empty(room)
-    )
+    C = Cones(kind, start, size, order, alpha, extra, store_at, np.ones(m), np.ones(m), np.empty(store), np.empty(room))
     nodes = Supernodes(
         first, offset, Targets(node_begin, node_rows, node_base, node_shift, node_relative, node_tail),
         np.empty((8, N - first[first.size - 2])), np.empty(8), np.empty(N),

@@ -37,8 +37,9 @@ class CompiledKKT:
 
     @staticmethod
     def fits(program: ConeProgram) -> bool:
-        """Whether there is a compiler, and a cone that is not polyhedral."""
-        return is_available() and not all(isinstance(cone, (Zero, Nonnegative)) for cone, _, _ in program.cone.groups)
+        """Whether there is a compiler, a cone that is not polyhedral, and not too much work for the kernel."""
+        curved = not all(isinstance(cone, (Zero, Nonnegative)) for cone, _, _ in program.cone.groups)
+        return curved and is_available() and Structure.pays(program)
 
     @property
     def margin(self) -> np.ndarray:

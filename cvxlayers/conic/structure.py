@@ -33,6 +33,9 @@ _STORE = {SECOND_ORDER: 4, EXPONENTIAL: 27, POWER: 27}  # numbers that a scaling
 _OVERHEAD = 40.0  # multiplications that a supernode costs beside its own
 _LONG = 10.0  # a row with more than this many times sqrt(n) entries may be too long to be eliminated by hand
 _SHARE = 0.25  # and so may one with more than this share of the variables
+# Variables plus constraints, order of a semidefinite cone and multiplications of a factorization up to which compiled
+# kernels are faster (benchmarks/cone_sizes.py).
+_ROWS, _ORDER, _WORK = 10000, 24, 1e8
 
 
 class Structure:
@@ -51,6 +54,13 @@ class Structure:
         if found is None:
             found = cls._known[program] = cls(program)
         return found
+
+    @classmethod
+    def pays(cls, program: ConeProgram) -> bool:
+        """Whether the compiled kernels are expected to be faster than solvers for large sparse programs."""
+        orders = [cone.k for cone, _, _ in program.cone.groups if isinstance(cone, PositiveSemidefinite)]
+        small = program.n + program.m <= _ROWS and max(orders, default=0) <= _ORDER
+        return small and cls.of(program).system.cost <= _WORK
 
     def __init__(self, program: ConeProgram) -> None:
         self.program = program
