@@ -174,7 +174,7 @@ def _quadratic(X, q):
 
 @inner
 def _semidefinite(z, s, ratio, own, room, values):
-    """Eigenvectors of ratio Z - S, by rows, to own[0], the elements of D to own[1], and B to own[2], where H is V -> B V B.
+    """Eigenvectors of ratio Z - S, by rows, to own[0], the elements of D to own[1], B to own[2]; H is V -> B V B.
 
     For eigenvalues z_i > 0 and -s_j < 0 the element of H is s_j/z_i, the product of beta_i = c/z_i and beta_j = s_j/c
     for any c; one that is small makes the other products small or large, as they should be.
@@ -444,8 +444,8 @@ def project(C: Cones, u, z, s):
     """
     least, most = np.inf, 0.0
     for c in range(C.kind.size):
-        kind, first, size, at = C.kind[c], C.start[c], C.size[c], C.store_at[c]
-        stop = first + size
+        kind, first = C.kind[c], C.start[c]
+        stop = first + C.size[c]
         if kind == ZERO:
             for i in range(first, stop):
                 z[i], s[i] = u[i], 0.0

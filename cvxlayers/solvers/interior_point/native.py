@@ -16,7 +16,6 @@ from cvxlayers.compiled.compiler import is_available
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.structure import Structure
 from cvxlayers.solvers.active_set import runs
-from cvxlayers.conic.structure import Structure
 from cvxlayers.solvers.settings import choice, count, flag
 from cvxlayers.solvers.solver import ALL, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
