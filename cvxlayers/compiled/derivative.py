@@ -15,40 +15,15 @@ import numpy as np
 
 from cvxlayers.compiled.compiler import kernel, lent
 from cvxlayers.compiled.cone_program import equilibrate, times_A, times_A_transposed, times_P
-from cvxlayers.compiled.cones import NONNEGATIVE, inverse_times, times_hessian
+from cvxlayers.compiled.cones import NONNEGATIVE
 from cvxlayers.compiled.linear_algebra import assign
-from cvxlayers.compiled.newton_system import STRUCTURE, assemble, factor_system, largest, workspace
-from cvxlayers.compiled.projection import decompose, times_derivative, times_T
-from cvxlayers.compiled.quasidefinite import solve as solve_factored
+from cvxlayers.compiled.newton_system import STRUCTURE, approximate, assemble, factor_system, largest, workspace
+from cvxlayers.compiled.projection import decompose, times_derivative
 
 _REFINEMENTS = 12
 _TARGET = 1e-14
 _FAIR = 1e-9  # a residual above this calls for another method
 _SINGULAR = 1e8  # so does a solution larger than this times its right-hand side
-
-
-@lent
-def approximate(M, C, K, rx, r, x, z):
-    """x and z become the solution of the factored system for the right-hand sides r_x and r = D g_z."""
-    n, m = rx.size, r.size
-    place = K.place[n : n + m]
-    times_T(C, place, r, K.tz)
-    times_A_transposed(M, K.tz, x)
-    for i in range(n):
-        K.v[K.place[i]] = rx[i] + x[i]
-    times_hessian(C, r, z)
-    for i in range(m):
-        if place[i] >= 0:
-            K.v[place[i]] = r[i] + z[i]
-    for i in range(n + m, K.place.size):
-        K.v[K.place[i]] = 0.0
-    solve_factored(K.nodes, K.sign, K.values, K.v)
-    for i in range(n):
-        x[i] = K.v[K.place[i]]
-    times_A(M, x, K.rz)
-    inverse_times(C, place, K.rz, z)
-    for i in range(m):
-        z[i] = K.v[place[i]] if place[i] >= 0 else z[i] - K.tz[i]
 
 
 @lent

@@ -11,7 +11,8 @@ import numpy as np
 
 from cvxlayers.compiled.compiler import apart, inner, lent
 from cvxlayers.compiled.cone_program import Matrices, times_A, times_A_transposed
-from cvxlayers.compiled.cones import ZERO, Cones, inverse_times, subtract_hessian, turned
+from cvxlayers.compiled.cones import ZERO, Cones, inverse_times, subtract_hessian, times_hessian, turned
+from cvxlayers.compiled.projection import times_T
 from cvxlayers.compiled.quasidefinite import Supernodes, Targets, factor, subtract_product
 from cvxlayers.compiled.quasidefinite import solve as solve_factored
 
@@ -174,3 +175,27 @@ def direct(M, C, K, rx, rz, x, z):
     for i in range(m):
         if K.place[n + i] >= 0:
             z[i] = K.v[K.place[n + i]]
+
+
+@lent
+def approximate(M, C, K, rx, r, x, z):
+    """x and z become the solution of the derivative's factored system for the right-hand sides r_x and r = D g_z."""
+    n, m = rx.size, r.size
+    place = K.place[n : n + m]
+    times_T(C, place, r, K.tz)
+    times_A_transposed(M, K.tz, x)
+    for i in range(n):
+        K.v[K.place[i]] = rx[i] + x[i]
+    times_hessian(C, r, z)
+    for i in range(m):
+        if place[i] >= 0:
+            K.v[place[i]] = r[i] + z[i]
+    for i in range(n + m, K.place.size):
+        K.v[K.place[i]] = 0.0
+    solve_factored(K.nodes, K.sign, K.values, K.v)
+    for i in range(n):
+        x[i] = K.v[K.place[i]]
+    times_A(M, x, K.rz)
+    inverse_times(C, place, K.rz, z)
+    for i in range(m):
+        z[i] = K.v[place[i]] if place[i] >= 0 else z[i] - K.tz[i]

@@ -11,9 +11,8 @@ import numpy as np
 
 from cvxlayers.compiled.compiler import lent
 from cvxlayers.compiled.cone_program import times_A, times_A_transposed, times_P, worst_residual
-from cvxlayers.compiled.derivative import approximate
 from cvxlayers.compiled.linear_algebra import dot
-from cvxlayers.compiled.newton_system import factor_system
+from cvxlayers.compiled.newton_system import approximate, factor_system
 from cvxlayers.compiled.projection import decompose, project, times_derivative
 
 _STEPS = 6

@@ -156,6 +156,47 @@ def scaling(s, z, own, lam, room):
     return good
 
 
+@lent
+def eigen(X, Q):
+    """Rows of Q become the eigenvectors of a symmetric matrix, on whose diagonal the eigenvalues are left (Jacobi)."""
+    k = X.shape[0]
+    for i in range(k):
+        for j in range(k):
+            Q[i, j] = 1.0 if i == j else 0.0
+    size = 0.0
+    for i in range(k):
+        for j in range(k):
+            size = max(size, abs(X[i, j]))
+    for _ in range(30):
+        turned = False
+        for p in range(k - 1):
+            for q in range(p + 1, k):
+                value = X[p, q]
+                if abs(value) <= 1e-17 * size:
+                    continue
+                turned = turned or abs(value) > 1e-9 * size
+                theta = 0.5 * (X[q, q] - X[p, p]) / value
+                t = 1.0 / (abs(theta) + np.sqrt(1.0 + theta * theta))
+                if theta < 0.0:
+                    t = -t
+                cosine = 1.0 / np.sqrt(1.0 + t * t)
+                sine = t * cosine
+                for j in range(k):
+                    a, b = X[p, j], X[q, j]
+                    X[p, j] = cosine * a - sine * b
+                    X[q, j] = sine * a + cosine * b
+                for j in range(k):
+                    a, b = Q[p, j], Q[q, j]
+                    Q[p, j] = cosine * a - sine * b
+                    Q[q, j] = sine * a + cosine * b
+                for i in range(k):
+                    a, b = X[i, p], X[i, q]
+                    X[i, p] = cosine * a - sine * b
+                    X[i, q] = sine * a + cosine * b
+        if not turned:
+            break
+
+
 @inner
 def congruence(A, v, out, X, Y):
     """svec(A V A') for v = svec(V); v may be out."""
