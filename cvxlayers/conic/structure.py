@@ -8,6 +8,7 @@ variables. What is left is factored in an order with little fill and no pivot th
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -52,7 +53,7 @@ class Structure:
         """The structure of a program, kept as long as the program is."""
         found = cls._known.get(program)
         if found is None:
-            found = cls._known[program] = cls(program)
+            found = cls._known[program] = cls(copy(program))  # which must not keep its own key alive
         return found
 
     @classmethod

@@ -1,5 +1,7 @@
 """The compiled system of the derivative with curved cones, against the dense one, element by element."""
 
+import gc
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ pytest.importorskip("numba")
 
 from cvxlayers.conic.compiled_kkt import CompiledKKT
 from cvxlayers.conic.kkt import DenseKKT, spectrum
+from cvxlayers.conic.program import ConeData, DenseData
 from cvxlayers.conic.structure import Structure
 from cvxlayers.sets import Nonnegative, Product, SecondOrder, Zero
 from tests.solvers.problems import CONES, dense_program
@@ -21,24 +24,13 @@ def systems(cones, z, s, n: int = 6, seed: int = 0, linear: bool = False):
     B, m = z.shape
     root = rng.standard_normal((B, n, n))
     P = np.zeros((B, n, n)) if linear else root @ root.swapaxes(1, 2) + 0.1 * np.eye(n)
-    data = program.sparse(
-        type(program.dense(_zeros(program, B)))(
-            B, P, rng.standard_normal((B, n)), rng.standard_normal((B, m, n)), rng.standard_normal((B, m)), np.zeros(())
-        )
-    )
+    q, A, b = rng.standard_normal((B, n)), rng.standard_normal((B, m, n)), rng.standard_normal((B, m))
+    data = program.sparse(DenseData(B, P, q, A, b, np.zeros(())))
 
     def others(at):
         return DenseKKT(program.dense(data.take(at)), spectrum(program, z[at], s[at]))
 
     return CompiledKKT(Structure.of(program), data, z, s, others), others(np.arange(B)), program
-
-
-def _zeros(program, B):
-    from cvxlayers.conic.program import ConeData
-
-    return ConeData(
-        B, np.zeros(program.P.nnz), np.zeros(program.n), np.zeros(program.A.nnz), np.zeros(program.m), np.zeros(())
-    )
 
 
 @pytest.mark.parametrize("kind", CURVED)
@@ -88,7 +80,14 @@ def test_an_element_does_not_depend_on_its_neighbours():
 
 
 def _element(compiled, program, i):
-    from cvxlayers.conic.program import ConeData
-
     P, q, A, b = (v[i : i + 1] for v in compiled._values)
     return ConeData(1, P, q, A, b, np.zeros(()))
+
+
+def test_structures_do_not_outlive_their_programs():
+    program = dense_program(CONES["everything"], 4)
+    assert Structure.of(program) is Structure.of(program)
+    known = len(Structure._known)
+    del program
+    gc.collect()
+    assert len(Structure._known) < known
