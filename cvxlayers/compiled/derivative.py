@@ -16,8 +16,8 @@ import numpy as np
 from cvxlayers.compiled.compiler import kernel, lent
 from cvxlayers.compiled.cone_program import equilibrate, times_A, times_A_transposed, times_P
 from cvxlayers.compiled.cones import NONNEGATIVE
-from cvxlayers.compiled.linear_algebra import assign
-from cvxlayers.compiled.newton_system import STRUCTURE, approximate, assemble, factor_system, largest, workspace
+from cvxlayers.compiled.linear_algebra import assign, largest_entry
+from cvxlayers.compiled.newton_system import STRUCTURE, approximate, assemble, factor_system, workspace
 from cvxlayers.compiled.projection import decompose, times_derivative
 
 _REFINEMENTS = 12
@@ -29,7 +29,7 @@ _SINGULAR = 1e8  # so does a solution larger than this times its right-hand side
 @lent
 def _refined(M, C, K, gx, g, x, z, rx, rz, dx, dz):
     """x and z become the solution for g_x and g = D g_z; its residual relative to them. The last four are room."""
-    size = max(largest(gx), largest(g))
+    size = max(largest_entry(gx), largest_entry(g))
     x[:], z[:] = 0.0, 0.0
     assign(rx, gx)
     assign(rz, g)
@@ -52,7 +52,7 @@ def _refined(M, C, K, gx, g, x, z, rx, rz, dx, dz):
         times_derivative(C, K.tz, rz)
         for i in range(dz.size):
             rz[i] = g[i] + dz[i] - rz[i]
-        new = max(largest(rx), largest(rz)) / size
+        new = max(largest_entry(rx), largest_entry(rz)) / size
         if not new < error:
             break
         last, error = error, new
@@ -102,7 +102,7 @@ def derivative(
             hx[i] = probe[i]
         times_derivative(C, probe[n:], hz)
         error = _refined(M, C, K, hx, hz, x, v, rx, rz, dx, dz)
-        if not (error < _FAIR and max(largest(x), largest(v)) < _SINGULAR):
+        if not (error < _FAIR and max(largest_entry(x), largest_entry(v)) < _SINGULAR):
             failed[element] = True
             continue
         residual[element] = 0.0

@@ -34,8 +34,8 @@ from cvxlayers.compiled.cones import (
     times_hessian,
     unit,
 )
-from cvxlayers.compiled.linear_algebra import assign, dot
-from cvxlayers.compiled.newton_system import STRUCTURE, assemble, direct, factor_system, largest, workspace
+from cvxlayers.compiled.linear_algebra import assign, dot, largest_entry
+from cvxlayers.compiled.newton_system import STRUCTURE, assemble, direct, factor_system, workspace
 from cvxlayers.compiled.polish import polish
 
 SOLVED, INACCURATE, INFEASIBLE, UNBOUNDED, MAX_ITERATIONS, NUMERICAL_ERROR = 0, 1, 2, 3, 4, 5  # as in Status
@@ -60,20 +60,20 @@ def _refine(M, C, K, rx, rz, x, z, dx, dz, accuracy):
     Rows that are eliminated by hand hold by construction.
     """
     n, m = rx.size, rz.size
-    size = max(largest(rx), largest(rz))
+    size = max(largest_entry(rx), largest_entry(rz))
     error = np.inf
     for turn in range(_REFINEMENTS + 1):
         times_P(M, x, K.rx)
         times_A_transposed(M, z, K.tx)
         for i in range(n):
             K.rx[i] = rx[i] - K.rx[i] - K.tx[i]
-        new = largest(K.rx)
+        new = largest_entry(K.rx)
         if K.sign.size > n:
             times_A(M, x, K.rz)
             times_hessian(C, z, K.tz)
             for i in range(m):
                 K.rz[i] = rz[i] - K.rz[i] + K.tz[i] if K.place[n + i] >= 0 else 0.0
-            new = max(new, largest(K.rz))
+            new = max(new, largest_entry(K.rz))
         else:
             K.rz[:] = 0.0
         if not new < error:

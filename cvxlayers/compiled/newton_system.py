@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvxlayers.compiled.compiler import apart, inner, lent
+from cvxlayers.compiled.compiler import apart, lent
 from cvxlayers.compiled.cone_program import Matrices, times_A, times_A_transposed
 from cvxlayers.compiled.cones import ZERO, Cones, inverse_times, subtract_hessian, times_hessian, turned
 from cvxlayers.compiled.projection import times_T
@@ -27,15 +27,6 @@ STRUCTURE = (  # the type of the arrays that `cvxlayers.conic.structure` has for
     " i8[:,::1], i8[:,::1], i8[:,::1],"  # products
     " f8[::1], i8[::1], i8[::1], i8[::1], i8[::1], i8[::1]))"  # system
 )
-
-
-@inner
-def largest(v):
-    """The largest absolute value."""
-    most = 0.0
-    for i in range(v.size):
-        most = max(most, abs(v[i]))
-    return most
 
 
 class System(NamedTuple):

@@ -214,9 +214,13 @@ def times_derivative(C: Cones, v, out):
             semidefinite.pack(X, out[first:stop])
             semidefinite.congruence_transposed(own[0], out[first:stop], out[first:stop], X, Y)
         else:
-            a, b, d = v[first], v[first + 1], v[first + 2]
-            for i in range(3):
-                out[first + i] = C.store[at + 3 * i] * a + C.store[at + 3 * i + 1] * b + C.store[at + 3 * i + 2] * d
+            _times_three(C.store[at : at + 9], v[first:stop], out[first:stop])
+
+
+@inner
+def _times_three(matrix, v, out):
+    for i in range(3):
+        out[i] = matrix[3 * i] * v[0] + matrix[3 * i + 1] * v[1] + matrix[3 * i + 2] * v[2]
 
 
 @lent
@@ -232,9 +236,7 @@ def times_T(C: Cones, place, v, out):
             for i in range(first, stop):
                 out[i] = 0.0
         else:
-            a, b, d = v[first], v[first + 1], v[first + 2]
-            for i in range(3):
-                out[first + i] = C.store[at + 3 * i] * a + C.store[at + 3 * i + 1] * b + C.store[at + 3 * i + 2] * d
+            _times_three(C.store[at : at + 9], v[first:stop], out[first:stop])
 
 
 @lent
@@ -270,31 +272,9 @@ def project(C: Cones, u, z, s):
                     z[i], s[i] = 0.5 * plus * (u[i] / length), 0.5 * minus * (u[i] / length)
         elif kind == SEMIDEFINITE:
             k = C.order[c]
-            X, Q, Z = C.room[: 3 * k * k].reshape((3, k, k))
-            semidefinite.unpack(u[first:stop], X)
-            semidefinite.eigen(X, Q)
-            for i in range(k):
-                for j in range(k):
-                    Z[i, j] = 0.0
-            for p in range(k):
-                value = X[p, p]
-                least, most = min(least, abs(value)), max(most, abs(value))
-                if value > 0.0:
-                    for i in range(k):
-                        factor = value * Q[p, i]
-                        for j in range(k):
-                            Z[i, j] += factor * Q[p, j]
-            semidefinite.pack(Z, z[first:stop])
-            for i in range(k):
-                for j in range(k):
-                    Z[i, j] = 0.0
-            for p in range(k):
-                if X[p, p] < 0.0:
-                    for i in range(k):
-                        factor = -X[p, p] * Q[p, i]
-                        for j in range(k):
-                            Z[i, j] += factor * Q[p, j]
-            semidefinite.pack(Z, s[first:stop])
+            room = C.room[: 3 * k * k].reshape((3, k, k))
+            low, high = semidefinite.split(u[first:stop], z[first:stop], s[first:stop], room)
+            least, most = min(least, low), max(most, high)
         else:
             alpha, zc, sc = -1.0 if kind == EXPONENTIAL else C.alpha[c], z[first:stop], s[first:stop]
             three_dimensional.project(alpha, u[first:stop], zc, sc)

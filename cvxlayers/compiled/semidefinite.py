@@ -84,6 +84,15 @@ def cholesky(X, L):
 
 
 @inner
+def _turn(X, i, j, cosine, sine):
+    """Turn rows i and j of X in their plane."""
+    for p in range(X.shape[1]):
+        first, second = X[i, p], X[j, p]
+        X[i, p] = cosine * first - sine * second
+        X[j, p] = sine * first + cosine * second
+
+
+@inner
 def _rotate(N, X):
     """Rotate rows of N until they are orthogonal, and rows of X along with them."""
     k = N.shape[0]
@@ -104,14 +113,8 @@ def _rotate(N, X):
                         t = -t
                     cosine = 1.0 / np.sqrt(1.0 + t * t)
                     sine = t * cosine
-                    for p in range(k):
-                        first, second = N[i, p], N[j, p]
-                        N[i, p] = cosine * first - sine * second
-                        N[j, p] = sine * first + cosine * second
-                    for p in range(k):
-                        first, second = X[i, p], X[j, p]
-                        X[i, p] = cosine * first - sine * second
-                        X[j, p] = sine * first + cosine * second
+                    _turn(N, i, j, cosine, sine)
+                    _turn(X, i, j, cosine, sine)
         if not turned:
             break
 
@@ -181,20 +184,47 @@ def eigen(X, Q):
                     t = -t
                 cosine = 1.0 / np.sqrt(1.0 + t * t)
                 sine = t * cosine
-                for j in range(k):
-                    a, b = X[p, j], X[q, j]
-                    X[p, j] = cosine * a - sine * b
-                    X[q, j] = sine * a + cosine * b
-                for j in range(k):
-                    a, b = Q[p, j], Q[q, j]
-                    Q[p, j] = cosine * a - sine * b
-                    Q[q, j] = sine * a + cosine * b
+                _turn(X, p, q, cosine, sine)
+                _turn(Q, p, q, cosine, sine)
                 for i in range(k):
                     a, b = X[i, p], X[i, q]
                     X[i, p] = cosine * a - sine * b
                     X[i, q] = sine * a + cosine * b
         if not turned:
             break
+
+
+@lent
+def split(u, z, s, room):
+    """z and s become the positive and the negative part of u, all svec; the least and the largest |eigenvalue|."""
+    X, Q, Y = room[0], room[1], room[2]
+    k = X.shape[0]
+    unpack(u, X)
+    eigen(X, Q)
+    least, most = np.inf, 0.0
+    for i in range(k):
+        least, most = min(least, abs(X[i, i])), max(most, abs(X[i, i]))
+    _part(X, Q, 1.0, Y)
+    pack(Y, z)
+    _part(X, Q, -1.0, Y)
+    pack(Y, s)
+    return least, most
+
+
+@inner
+def _part(X, Q, sign, Y):
+    """Y = sum of max(sign lam, 0) q q' over the eigenvalues on X's diagonal and the rows q of Q."""
+    k = X.shape[0]
+    for i in range(k):
+        for j in range(k):
+            Y[i, j] = 0.0
+    for p in range(k):
+        value = sign * X[p, p]
+        if value > 0.0:
+            for i in range(k):
+                factor = value * Q[p, i]
+                for j in range(k):
+                    Y[i, j] += factor * Q[p, j]
 
 
 @inner

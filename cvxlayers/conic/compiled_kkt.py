@@ -13,6 +13,7 @@ import numpy as np
 
 from cvxlayers.compiled.compiler import is_available
 from cvxlayers.conic.kkt import Null
+from cvxlayers.conic.polyhedral_kkt import plain
 from cvxlayers.conic.program import ConeData, ConeProgram
 from cvxlayers.conic.structure import Structure
 from cvxlayers.pool import available_cpus, run
@@ -29,8 +30,8 @@ class CompiledKKT:
 
     def __init__(self, structure: Structure, data: ConeData, z: np.ndarray, s: np.ndarray, others: Callable) -> None:
         self._structure, self._others, self.batch = structure, others, data.batch
-        self._values = [_plain(np.atleast_2d(v)) for v in (data.P, data.q, data.A, data.b)]
-        self._pair = _plain(z), _plain(s)
+        self._values = [plain(np.atleast_2d(v)) for v in (data.P, data.q, data.A, data.b)]
+        self._pair = plain(z), plain(s)
         self._probe = np.random.default_rng(0).choice([-1.0, 1.0], structure.program.n + structure.program.m)
         self._margin: np.ndarray | None = None
         self._rest = None
@@ -51,8 +52,8 @@ class CompiledKKT:
         """As `DenseKKT.solve`. The factor is made again in each call: keeping those of a batch costs more memory."""
         B, program = self.batch, self._structure.program
         several = int(np.prod(gx.shape[:-2], dtype=int))
-        gx3 = _plain(np.broadcast_to(gx, (*gx.shape[:-2], B, program.n)).reshape((several, B, program.n)))
-        gz3 = _plain(np.broadcast_to(gz, (*gz.shape[:-2], B, program.m)).reshape((several, B, program.m)))
+        gx3 = plain(np.broadcast_to(gx, (*gx.shape[:-2], B, program.n)).reshape((several, B, program.n)))
+        gz3 = plain(np.broadcast_to(gz, (*gz.shape[:-2], B, program.m)).reshape((several, B, program.m)))
         wx, wz, residual = np.empty_like(gx3), np.empty_like(gz3), np.zeros(B)
         margin, failed = np.zeros(B), np.zeros(B, bool)
         kernel, arrays = _kernel(), self._structure.arrays
@@ -82,11 +83,6 @@ class CompiledKKT:
     def _seconds(self, several: int) -> float:
         program, system = self._structure.program, self._structure.system
         return 5e-6 + 3e-10 * system.cost + 2e-8 * (several + 1) * (program.A.nnz + program.m + system.N)
-
-
-def _plain(array: np.ndarray) -> np.ndarray:
-    """The array as the kernel's signature wants it: contiguous, and writable though it is not written."""
-    return array if array.flags.c_contiguous and array.flags.writeable else array.copy()
 
 
 @lru_cache(maxsize=1)
