@@ -25,6 +25,7 @@ import reference
 import report
 from environments import HERE, interpreter
 from processes import Process
+from worker import measure
 
 SINGLE = {
     "native": "**cvxlayers**, JAX, native",
@@ -40,17 +41,8 @@ WAYS = ("torch", "jax")  # each with the solver of the host and with the native 
 MODES = ("forward", "backward")
 ROUNDS = 7
 BUDGET = {"single": 0.3, "tiny": 0.06}  # seconds for a library, mode and round
+MOST = 1000  # calls of a round
 NOISE = 1.15  # a ratio of two medians below it says nothing
-
-
-def timed(call: Any, budget: float, most: int = 1000) -> list[float]:
-    """Milliseconds of repeated calls."""
-    times, start = [], time.perf_counter()
-    while not times or (time.perf_counter() - start < budget and len(times) < most):
-        before = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - before))
-    return times
 
 
 class Worker:
@@ -80,7 +72,7 @@ class Worker:
         return {"first_s": first, "error": error, "versions": versions(self.library)}
 
     def time(self, mode: str, budget: float) -> dict:
-        return {"times": timed(self.calls[mode], budget)}
+        return {"times": measure(self.calls[mode], budget, MOST)}
 
     # The libraries: a function of arrays to x, and the arrays, p second.
 
@@ -142,7 +134,7 @@ class Worker:
         times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(ROUNDS):
             for name, call in calls.items():
-                times[name].append(statistics.median(timed(call, budget)))
+                times[name].append(statistics.median(measure(call, budget, MOST)))
         plans = {way: plan(case, way) for way in WAYS}
         medians = {name: statistics.median(of) for name, of in times.items()}
         return {"times": medians, "least": {name: min(of) for name, of in times.items()}, "plans": plans}
