@@ -357,6 +357,27 @@ template <int R> FUNCTION void inner_products(real tau, real *out) {
     UNROLL for (int r = 0; r < R; ++r) out[r] = sums[r];
 }
 
+// (X_2 - x/tau)'P (X_2 - x/tau) + Z_2'H Z_2: the denominator of Delta tau but for kappa/tau. As a difference of inner
+// products it loses its digits where it is small; regularization bends the squares instead. Ends with a meeting.
+FUNCTION real curvature(real by_tau) {
+    const bool quadratic = header().quadratic;
+    real sum = 0.0;
+    LOOP for (int i = thread(); i < m; i += THREADS) t()[i] = Z()[tall + i];
+    LOOP for (int j = thread(); j < n; j += THREADS) w()[j] = (X()[size + j] - x()[j] * by_tau) * d()[j];
+    meet();
+    if (quadratic) times_columns<1, PLAIN, n>(header().P, {w(), 0}, {y(), 0});
+    multiply_by_H(t());
+#if CURVED
+    meet();
+#endif
+    LOOP for (int i = thread(); i < m; i += THREADS) sum += t()[i] * Z()[tall + i];
+    if (quadratic) {
+        const real c = header().c;
+        LOOP for (int j = thread(); j < n; j += THREADS) sum += c * y()[j] * w()[j];
+    }
+    return reduced_sum(sum);
+}
+
 // The steps of z and s: dz = Z_1 + dtau Z_2, dS = -ds - H dz, with s in the place of d_s for the affine step.
 FUNCTION void steps(real dtau, real *dz, const real *d_s) {
     LOOP for (int i = thread(); i < m; i += THREADS) {
@@ -475,7 +496,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
             real dots[2];
             inner_products<2>(tau, dots);
             const real by_tau = 1.0 / tau, rtau = is.xPx * by_tau + is.qx + is.bz + kappa;
-            const real by_bottom = 1.0 / (kappa * by_tau + is.xPx * by_tau * by_tau - dots[1]);
+            const real by_bottom = 1.0 / (kappa * by_tau + larger(curvature(by_tau), is.xPx * by_tau * by_tau - dots[1]));
             real dtau = (rtau - kappa + dots[0]) * by_bottom, dkappa = -kappa - kappa * by_tau * dtau;
             steps(dtau, t(), s());
             real step = longest(t(), tau, dtau, kappa, dkappa, 1.0);
