@@ -83,7 +83,7 @@ def solve(cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False,
     space = np.full(batch * launch.workspace + 1, np.nan)
     arguments = launching.SolveArguments(
         *map(_address, (P, q, A, b)), *(_stride(v, batch) for v in (P, q, A, b)),
-        *map(_address, (x, z, s, residuals, status, iterations, rows.starts, rows.block, rows.alphas, space)),
+        *map(_address, (x, z, s, residuals, status, iterations, rows.starts, rows.block, rows.semis, rows.alphas, space)),
         launch.workspace, tol, 100, 1,
     )  # fmt: skip
     _run("solve", launch, batch, arguments, backwards)
@@ -104,7 +104,7 @@ def linear_solve(cone: Product, P, A, z, s, gx, gz, backwards: bool = False, wor
     space = np.full(batch * launch.workspace + 1, np.nan)
     arguments = launching.LinearArguments(
         *map(_address, (P, A, z, s)), _stride(P, batch), _stride(A, batch),
-        *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.alphas, space)),
+        *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.semis, rows.alphas, space)),
         launch.workspace, batch, several, 1,
     )  # fmt: skip
     _run("linear_solve", launch, batch, arguments, backwards)

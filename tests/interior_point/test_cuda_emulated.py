@@ -21,6 +21,9 @@ CASES = {
     "linear": ((Zero(2), Nonnegative(8)), 5),
     "several warps": ((Zero(3), Nonnegative(22)), 20),
     "curved": (CURVED, 6),
+    "semidefinite": ((Zero(1), Nonnegative(2), *(PositiveSemidefinite(k) for k in (3, 3, 1, 5))), 7),
+    "wide semidefinite": ((PositiveSemidefinite(9),), 20),
+    "all": ((Zero(1), Nonnegative(2), SecondOrder(3), PositiveSemidefinite(4), Exponential(), Power(0.4)), 9),
 }
 
 
@@ -103,7 +106,7 @@ def test_invalid_elements(place, bad):
 
 
 @emulated
-@pytest.mark.parametrize("name", ["linear", "curved"])
+@pytest.mark.parametrize("name", ["linear", "curved", "semidefinite", "all"])
 def test_certificates(name):
     blocks, n = CASES[name]
     program = dense_program(blocks, n)
@@ -150,6 +153,24 @@ def test_loose_constraints():
 
 
 @emulated
+def test_exponential_cones_to_the_tolerance():
+    """Logistic regressions whose last steps the rounding errors of the scaling once spoiled."""
+    rows, n = 12, 5
+    size, at = n + 3 * rows, np.arange(rows)
+    Z = np.random.RandomState(0).randn(60, rows, n)[[31, 56]]
+    A, b = np.zeros((2, 7 * rows, size)), np.zeros((1, 7 * rows))
+    A[:, at, n + rows + at] = A[:, at, n + 2 * rows + at] = b[:, at] = 1.0  # p + r <= 1
+    first, second = rows + 6 * at, rows + 6 * at + 3  # exp(-Z w - t) <= p, exp(-t) <= r
+    A[:, first, :n], A[:, first, n + at], A[:, second, n + at] = Z, 1.0, 1.0
+    b[:, first + 1] = b[:, second + 1] = 1.0
+    A[:, first + 2, n + rows + at] = A[:, second + 2, n + 2 * rows + at] = -1.0
+    P, q = np.zeros((1, size, size)), np.zeros((1, size))
+    P[0, range(n), range(n)], q[0, n : n + rows] = 0.1, 1.0 / rows
+    out = solve(Product((Nonnegative(rows), *(Exponential(),) * (2 * rows))), P, q, A, b)
+    assert (out.status == Status.SOLVED).all() and out.residuals.max() <= 1e-9 and out.iterations.max() < 16
+
+
+@emulated
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_bad_scales(scale):
     blocks, n = CASES["linear"]
@@ -165,7 +186,7 @@ def test_bad_scales(scale):
 
 
 @emulated
-@pytest.mark.parametrize("name", ["linear", "curved"])
+@pytest.mark.parametrize("name", ["linear", "curved", "semidefinite", "all"])
 def test_vectors_in_the_workspace(name):
     """Programs with many rows keep their vectors in global memory; the numbers are the same."""
     blocks, n = CASES[name]
@@ -200,7 +221,7 @@ def test_linear_solve(name, quadratic):
 
 
 @emulated
-@pytest.mark.parametrize("name", ["linear", "curved"])
+@pytest.mark.parametrize("name", ["linear", "curved", "semidefinite", "all"])
 def test_gradient_by_finite_differences(name):
     """grad_q = w_x and grad_b = -w_z for the loss c'x."""
     blocks, n = CASES[name]
@@ -218,11 +239,15 @@ def test_gradient_by_finite_differences(name):
 
 def test_what_fits():
     """Cones in the order of the canonical form, sizes that shared memory holds."""
-    assert layout(Product((Nonnegative(2), PositiveSemidefinite(3)))) is None
+    assert layout(Product((Nonnegative(2), PositiveSemidefinite(33)))) is None
+    assert layout(Product((PositiveSemidefinite(3), SecondOrder(3)))) is None
     assert layout(Product((Nonnegative(2), Zero(3)))) is None
-    rows = layout(Product((Zero(2), Nonnegative(3), SecondOrder(4), SecondOrder(4), Exponential(), Power(0.3))))
+    semidefinite = (PositiveSemidefinite(2), PositiveSemidefinite(2), PositiveSemidefinite(3))
+    curved = (SecondOrder(4), SecondOrder(4), *semidefinite, Exponential(), Power(0.3))
+    rows = layout(Product((Zero(2), Nonnegative(3), *curved)))
     assert rows is not None
-    assert (rows.zeros, rows.linear, rows.round, rows.socs, rows.threes) == (2, 5, 13, 2, 2)
+    assert (rows.zeros, rows.linear, rows.round, rows.semi, rows.socs, rows.threes) == (2, 5, 13, 25, 2, 2)
+    assert rows.semis.tolist() == [[13, 2, 0, 0], [16, 2, 4, 2], [19, 3, 8, 4]]
     assert rows.starts.tolist() == [5, 9, 13] and rows.block.tolist() == [0] * 4 + [1] * 4
     plain = layout(Product((Nonnegative(8),)))
     assert plain is not None

@@ -51,7 +51,7 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     residuals, workspace = xp.empty((batch, 3), **kind), xp.empty((batch * launch.workspace,), **kind)
     status, iterations = (xp.empty((batch,), dtype=xp.int32, device=q.device) for _ in range(2))
     if batch:
-        tables = (constant(_table, (rows, name), q).data_ptr() for name in ("starts", "block", "alphas"))
+        tables = (constant(_table, (rows, name), q).data_ptr() for name in ("starts", "block", "semis", "alphas"))
         arguments = SolveArguments(
             *(v.data_ptr() for v in (P, q, A, b)),
             *(_stride(v, batch) for v in (P, q, A, b)),
@@ -81,7 +81,7 @@ def linear_solve(
         xp.empty(shape, dtype=gx.dtype, device=gx.device) for shape in ((several, batch), (batch * launch.workspace,))
     )
     if several * batch:
-        tables = (constant(_table, (rows, name), gx).data_ptr() for name in ("starts", "block", "alphas"))
+        tables = (constant(_table, (rows, name), gx).data_ptr() for name in ("starts", "block", "semis", "alphas"))
         arguments = LinearArguments(
             *(v.data_ptr() for v in (P, A, z, s)), _stride(P, batch), _stride(A, batch),
             *(v.data_ptr() for v in (gx, gz, wx, wz, residual)),

@@ -14,7 +14,7 @@ struct Arguments {
     long long P_stride, q_stride, A_stride, b_stride;  // from one problem to the next; 0 where all share one
     real *x, *z, *s, *residuals;                       // (batch, n), (batch, m), (batch, m), (batch, 3)
     int *status, *iterations;                          // (batch,)
-    const int *starts, *block;                         // as in Header
+    const int *starts, *block, *semis;                 // as in Header
     const real *alphas;
     real *workspace;                                   // what does not fit in shared memory
     long long workspace_stride;
@@ -104,7 +104,9 @@ FUNCTION void factor_kkt() {
 }
 
 // (y, out) becomes the solution of the factored [P A'; A -H] (y, out) = (top, low), R of each; t and w are overwritten.
-template <int R> FUNCTION void solve_reduced(const real *top, const real *low, real *out) {
+// Semidefinite rows go the way of the factor, by the rows of H^(-1/2) A themselves: A and H^-1 one after the other would
+// differ from them by rounding errors of the size of cond(H). With `zero`, low is zero there.
+template <int R> FUNCTION void solve_reduced(const real *top, const real *low, real *out, bool zero) {
     const real *A = header().A;
     LOOP for (int i = thread(); i < m; i += THREADS)
         UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] = low[r * tall + i];
@@ -112,6 +114,17 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
     meet();
 #endif
     LOOP for (int r = 0; r < R; ++r) divide_by_H(t() + r * tall);
+#if SEMIS
+    LOOP for (int r = 0; r < R && !zero; ++r) congruent(Ri(), t() + r * tall, false);
+    if (zero) meet();
+    times_columns<R, PLAIN, SEMI - ROUND, true>(turned(), {t() + ROUND, tall}, {w(), size});
+    meet();
+    LOOP for (int j = thread(); j < n; j += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) y()[r * size + j] = top[r * size + j] + w()[r * size + j];
+    top = y();
+    LOOP for (int i = ROUND + thread(); i < SEMI; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] = 0.0;
+#endif
 #if CURVED
     meet();
 #endif
@@ -135,6 +148,17 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
     meet();
 #endif
     LOOP for (int r = 0; r < R; ++r) divide_by_H(t() + r * tall);
+#if SEMIS
+    LOOP for (int i = ROUND + thread(); i < SEMI; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] = low[r * tall + i];
+    LOOP for (int r = 0; r < R && !zero; ++r) congruent(Ri(), t() + r * tall, false);
+    if (zero) meet();
+    times_rows<R, PLAIN, SEMI - ROUND, true>(turned(), {y(), size}, {u() + ROUND, tall});
+    meet();
+    LOOP for (int i = ROUND + thread(); i < SEMI; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] = u()[r * tall + i] - t()[r * tall + i];
+    LOOP for (int r = 0; r < R; ++r) congruent(Ri(), t() + r * tall, true);
+#endif
 #if CURVED
     meet();
 #endif
@@ -145,7 +169,7 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
 // (X, Z) becomes the solution of [P A'; A -H] (X, Z) = (f, g), refined against the system without regularization.
 // Call meet() after writing f and g; ends with one.
 template <int R> FUNCTION void solve_kkt() {
-    solve_reduced<R>(f(), g(), Z());
+    solve_reduced<R>(f(), g(), Z(), false);
     LOOP for (int j = thread(); j < size; j += THREADS)
         UNROLL for (int r = 0; r < R; ++r) X()[r * size + j] = y()[r * size + j];
     meet();
@@ -161,7 +185,8 @@ template <int R> FUNCTION void solve_kkt() {
         meet();
         LOOP for (int i = thread(); i < m; i += THREADS) {
             UNROLL for (int r = 0; r < R; ++r) {
-                u()[r * tall + i] += g()[r * tall + i] - e()[i] * t()[r * tall + i];
+                const bool exact = i >= ROUND && i < SEMI;
+                u()[r * tall + i] = exact ? 0.0 : u()[r * tall + i] + g()[r * tall + i] - e()[i] * t()[r * tall + i];
                 t()[r * tall + i] = e()[i] * Z()[r * tall + i];
             }
         }
@@ -174,7 +199,7 @@ template <int R> FUNCTION void solve_kkt() {
             }
         }
         meet();
-        solve_reduced<R>(y(), u(), u());
+        solve_reduced<R>(y(), u(), u(), true);
         meet();
         LOOP for (int j = thread(); j < n; j += THREADS)
             UNROLL for (int r = 0; r < R; ++r) X()[r * size + j] += y()[r * size + j];
@@ -199,12 +224,23 @@ FUNCTION void shift_inside(real *v) {
         maxima[0] = larger(maxima[0], -margin);
     }
 #endif
+#if SEMIS
+    least_eigenvalues(v, [&](int, real least) {
+        if (lane() == 0) sums[0] += larger(least, 0.0);
+        maxima[0] = larger(maxima[0], -least);
+    });
+#endif
     reduce(sums, maxima);
     const real shift = larger(larger(1.0, degree ? 0.1 * sums[0] / degree : 0.0) + maxima[0], 0.0);
     LOOP for (int i = thread(); i < LINEAR; i += THREADS)
         if (i >= ZEROS) v[i] += shift;
 #if CURVED
     LOOP for (int k = thread(); k < SOCS; k += THREADS) v[start_of(k)] += shift;
+#endif
+#if SEMIS
+    each_entry([=](int c, int, int i, int j) {
+        if (i == j) v[first_of(c) + packed(i, i)] += shift;
+    });
 #endif
     meet();
 }
@@ -215,8 +251,8 @@ FUNCTION void start() {
     LOOP for (int i = thread(); i < m; i += THREADS) {
         real v = i < ZEROS ? 0.0 : 1.0;
         if (i >= LINEAR && i < ROUND) v = i == start_of(block_of(i)) ? 1.0 : 0.0;
-        if (i >= ROUND) {  // s = z = -grad f*(z)
-            const int k = (i - ROUND) / 3, part = i - ROUND - 3 * k;
+        if (i >= SEMI) {  // s = z = -grad f*(z)
+            const int k = (i - SEMI) / 3, part = i - SEMI - 3 * k;
             const real a = alpha(k);
             if (a < 0.0)
                 v = part == 0 ? -1.051383945322714 : part == 1 ? 0.556409619469370 : 1.258967884768947;
@@ -225,6 +261,13 @@ FUNCTION void start() {
         }
         s()[i] = z()[i] = v;
     }
+#if SEMIS
+    meet();
+    each_entry([](int c, int, int i, int j) {
+        const int at = first_of(c) + packed(i, j);
+        s()[at] = z()[at] = i == j ? 1.0 : 0.0;
+    });
+#endif
     LOOP for (int j = thread(); j < size; j += THREADS) x()[j] = 0.0;
     meet();
 #else
@@ -378,22 +421,25 @@ FUNCTION real curvature(real by_tau) {
     return reduced_sum(sum);
 }
 
-// The steps of z and s: dz = Z_1 + dtau Z_2, dS = -ds - H dz, with s in the place of d_s for the affine step.
-FUNCTION void steps(real dtau, real *dz, const real *d_s) {
+// The steps of z and s: dz = Z_1 + dtau Z_2, dS = -d_s - H dz. Where H is no diagonal matrix, that would put rounding
+// errors of the size of cond(H) into the primal residual, and dS = b dtau - A dx - share r_z puts them into the
+// complementarity. Ends with a meeting there.
+FUNCTION void steps(real dtau, real *dz, const real *d_s, real share) {
     LOOP for (int i = thread(); i < m; i += THREADS) {
         const real v = Z()[i] + dtau * Z()[tall + i];
         dz[i] = v, dS()[i] = v;
     }
 #if CURVED
+    LOOP for (int j = thread(); j < n; j += THREADS) w()[j] = (X()[j] + dtau * X()[size + j]) * d()[j];
     meet();
-#endif
+    times_rows<1, PLAIN>(header().A, {w(), 0}, {dS(), 0});
+    meet();
+    LOOP for (int i = thread(); i < m; i += THREADS)
+        dS()[i] = i < ZEROS ? 0.0 : bh()[i] * dtau - e()[i] * dS()[i] - share * rz()[i];
+    meet();
+#else
     multiply_by_H(dS());
-#if CURVED
-    meet();
-#endif
     LOOP for (int i = thread(); i < m; i += THREADS) dS()[i] = -d_s[i] - dS()[i];
-#if CURVED
-    meet();
 #endif
 }
 
@@ -401,8 +447,8 @@ FUNCTION void steps(real dtau, real *dz, const real *d_s) {
 DEVICE real longest(const real *dz, real tau, real dtau, real kappa, real dkappa, real most) {
     if (dtau < 0.0) most = smaller(most, -tau / dtau);
     if (dkappa < 0.0) most = smaller(most, -kappa / dkappa);
-    most = step_inside(s(), dS(), most);
-    most = step_inside(z(), dz, most);
+    most = step_inside(s(), dS(), false, most);
+    most = step_inside(z(), dz, true, most);
     return -reduced_max(-most);
 }
 
@@ -423,7 +469,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
         Header &here = header();
         here.P = a.P + B * a.P_stride, here.q = a.q + B * a.q_stride;
         here.A = a.A + B * a.A_stride, here.b = a.b + B * a.b_stride;
-        here.starts = a.starts, here.block = a.block, here.alphas = a.alphas;
+        here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
         here.workspace = a.workspace + B * a.workspace_stride;
         here.c = 1.0, here.quadratic = a.quadratic, here.refinements = 0;
     }
@@ -498,7 +544,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
             const real by_tau = 1.0 / tau, rtau = is.xPx * by_tau + is.qx + is.bz + kappa;
             const real by_bottom = 1.0 / (kappa * by_tau + larger(curvature(by_tau), is.xPx * by_tau * by_tau - dots[1]));
             real dtau = (rtau - kappa + dots[0]) * by_bottom, dkappa = -kappa - kappa * by_tau * dtau;
-            steps(dtau, t(), s());
+            steps(dtau, t(), s(), 1.0);
             real step = longest(t(), tau, dtau, kappa, dkappa, 1.0);
 #if THREES
             step = -reduced_max(-step_back(z(), t(), s(), dS(), step));
@@ -518,7 +564,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
             inner_products<1>(tau, dots);
             dtau = ((1.0 - sigma) * rtau - d_kappa * by_tau + dots[0]) * by_bottom;
             dkappa = -(d_kappa + kappa * dtau) * by_tau;
-            steps(dtau, Z(), ds());
+            steps(dtau, Z(), ds(), 1.0 - sigma);
             step = smaller(1.0, 0.99 * longest(Z(), tau, dtau, kappa, dkappa, 1e10));
 #if THREES
             // Into the other cones, then near to the central path.
