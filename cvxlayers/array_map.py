@@ -22,11 +22,10 @@ from cvxlayers.conic.affine import AffineMap, Lift
 from cvxlayers.conic.array_adjoint import ArrayAdjoint
 from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.array_elimination import ArrayElimination, Reduced
-from cvxlayers.conic.array_newton import polish
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.lift_recover import LiftRecover
 from cvxlayers.sets import Nonnegative, Zero
-from cvxlayers.solvers.interior_point import Native, linear_solve, solve
+from cvxlayers.solvers.interior_point import Native, linear_solve, polish, solve
 from cvxlayers.status import Status
 
 Array = Any
@@ -103,7 +102,9 @@ class ArrayMap:
         y, z, s = (xp.where(kept[..., None], v, 0.0) for v in (out.x, out.z, out.s))
         residuals = out.residuals
         if self._polished:
-            y, z, s, residuals = polish(self.program.cone, data.P, data.q, data.A, data.b, y, z, s, residuals)
+            y, z, s, residuals = polish(
+                self.program.cone, data.P, data.q, data.A, data.b, y, z, s, residuals, self.settings
+            )
         status, iterations = out.status, out.iterations
         if own != batch:  # no parameter of the solution has all the batch dimensions
             y, z, s, residuals = (xp.broadcast_to(v, (*batch, v.shape[-1])) for v in (y, z, s, residuals))

@@ -109,3 +109,18 @@ def linear_solve(cone: Product, P, A, z, s, gx, gz, backwards: bool = False, wor
     )  # fmt: skip
     _run("linear_solve", launch, batch, arguments, backwards)
     return wx, wz, residual
+
+
+def pair(cone: Product, u, n: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """`cvxlayers.solvers.interior_point.cuda.pair` on NumPy arrays."""
+    (u,), rows = _plain(u), launching.layout(cone)
+    assert rows is not None
+    launch = launching.linear_launch(rows, n, u.shape[-1])
+    assert launch is not None
+    z, s = np.full(u.shape, 7.0), np.full(u.shape, 7.0)
+    space = np.full(len(u) * launch.workspace + 1, np.nan)
+    arguments = launching.PairArguments(
+        *map(_address, (u, z, s, rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace
+    )
+    _run("pair", launch, len(u), arguments, backwards=False)
+    return z, s

@@ -11,7 +11,7 @@ from cvxlayers.conic.residuals import judge
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point.cuda.launch import layout, linear_launch, solve_launch
 from cvxlayers.status import Status
-from tests.interior_point.emulation import COMPILER, linear_solve, solve
+from tests.interior_point.emulation import COMPILER, linear_solve, pair, solve
 from tests.solvers.problems import by_cvxpy, dense_program, infeasible, objective, solvable, unbounded
 
 emulated = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
@@ -218,6 +218,21 @@ def test_linear_solve(name, quadratic):
     np.testing.assert_allclose(wx, wanted_x, rtol=1e-9, atol=1e-9 * np.abs(wanted_x).max())
     np.testing.assert_allclose(wz, wanted_z, rtol=1e-9, atol=1e-9 * np.abs(wanted_z).max())
     assert same((wx, wz, residual), linear_solve(program.cone, P, A, out.z, out.s, gx, gz, backwards=True))
+
+
+@emulated
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
+def test_pair(scale):
+    """The projections are those of the sets, at random points, near the boundary and at special ones."""
+    cone = Product((Zero(1), Nonnegative(2), SecondOrder(3), PositiveSemidefinite(4), Exponential(), Power(0.4)))
+    rng = np.random.default_rng(3)
+    u = rng.standard_normal((300, cone.size)) * 10.0 ** rng.integers(-3, 4, (300, cone.size))
+    z, s = cone.pair(u[:100])
+    u = scale * np.concatenate([u, z, -s, z * rng.uniform(0, 2) - s, rng.integers(-1, 2, (100, cone.size)), 0 * z[:1]])
+    found, expected = pair(cone, u), cone.pair(u)
+    size = np.abs(u).max(-1, keepdims=True) + 1e-300
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a / size, b / size, rtol=0, atol=1e-13)
 
 
 @emulated

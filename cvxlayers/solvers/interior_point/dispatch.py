@@ -8,7 +8,7 @@ import numpy as np
 from array_api_compat import is_torch_array
 
 from cvxlayers.array import namespace
-from cvxlayers.conic import array_kkt
+from cvxlayers.conic import array_kkt, array_newton
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point import cuda, method
 from cvxlayers.solvers.interior_point.native import Native
@@ -53,6 +53,36 @@ def linear_solve(
     P, A, z, s = (_flat(v, sides.kept, k) for v, k in ((P, 2), (A, 2), (z, 1), (s, 1)))
     wx, wz, residual = cuda.linear_solve(cone, P, A, z, s, rows(gx), rows(gz))
     return back(wx), back(wz), back(residual[..., None])[..., 0]
+
+
+def polish(
+    cone: Product,
+    P: Array,
+    q: Array,
+    A: Array,
+    b: Array,
+    x: Array,
+    z: Array,
+    s: Array,
+    residuals: Array,
+    settings: Native,
+) -> tuple[Array, Array, Array, Array]:
+    """(x, z, s, residuals) after Newton's method on the optimality conditions; see `cvxlayers.conic.array_newton`."""
+    arrays = (cone, P, q, A, b, x, z, s, residuals)
+    if not _fused(cone, A, settings) or 0 in x.shape:
+        return array_newton.polish(*arrays)
+    xp, n = namespace(x), x.shape[-1]
+
+    def pair(u: Array) -> tuple[Array, Array]:
+        flat = xp.reshape(u, (-1, cone.size)).contiguous()
+        return tuple(xp.reshape(v, u.shape) for v in cuda.pair(cone, flat, n))  # pyright: ignore[reportReturnType]
+
+    def direction(z: Array, s: Array, top: Array, low: Array) -> tuple[Array, Array]:
+        wx, wz, _ = linear_solve(cone, P, A, z, s, top, low, settings)
+        # Of a singular system, whatever the kernel leaves; the residuals decide what is kept.
+        return xp.where(xp.isfinite(wx), wx, 0.0), xp.where(xp.isfinite(wz), wz, 0.0)
+
+    return array_newton.polish(*arrays, pair=pair, direction=direction)
 
 
 def _fused(cone: Product, A: Array, settings: Native) -> bool:

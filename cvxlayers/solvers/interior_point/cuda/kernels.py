@@ -15,6 +15,7 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
     Launch,
     Layout,
     LinearArguments,
+    PairArguments,
     SolveArguments,
     layout,
     linear_launch,
@@ -89,6 +90,24 @@ def linear_solve(
         )  # fmt: skip
         _kernel("linear_solve", launch, gx.device)(batch, launch.threads, arguments)
     return wx, wz, residual
+
+
+def pair(cone: Product, u: Array, n: int) -> tuple[Array, Array]:
+    """`cone.pair(u)` for a contiguous float64 CUDA tensor u (B, m), where `fits` says so for n variables."""
+    rows, (batch, m) = layout(cone), u.shape
+    launch = rows and linear_launch(rows, n, m)
+    if not rows or not launch:
+        raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
+    xp = namespace(u)
+    z, s = xp.empty_like(u), xp.empty_like(u)
+    workspace = xp.empty((batch * launch.workspace,), dtype=u.dtype, device=u.device)
+    if batch:
+        tables = (constant(_table, (rows, name), u).data_ptr() for name in ("starts", "block", "semis", "alphas"))
+        arguments = PairArguments(
+            *(v.data_ptr() for v in (u, z, s)), *tables, workspace.data_ptr(), launch.workspace
+        )  # fmt: skip
+        _kernel("pair", launch, u.device)(batch, launch.threads, arguments)
+    return z, s
 
 
 def _stride(v: Array, batch: int) -> int:

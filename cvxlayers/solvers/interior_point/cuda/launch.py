@@ -44,6 +44,15 @@ class LinearArguments(ctypes.Structure):
     ]
 
 
+class PairArguments(ctypes.Structure):
+    """`Arguments` of pair.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("u", "z", "s", "starts", "block", "semis", "alphas", "workspace")),
+        ("workspace_stride", ctypes.c_longlong),
+    ]
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """The rows of a cone as the kernels want them; ``None`` from `layout` where they cannot."""
@@ -162,7 +171,7 @@ def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int
     squares, orders = int((rows.orders**2).sum()), int(rows.orders.sum())
     order = int(rows.orders.max(initial=0))
     # What `cones.cuh` and `projections.cuh` keep of semidefinite cones.
-    semidefinite = 8 * squares + 2 * orders + n * (rows.semi - rows.round + 8 * order)
+    semidefinite = 5 * squares + 2 * orders + n * (rows.semi - rows.round + 8 * order)
     workspace = 2 * n * rows.socs + semidefinite + (0 if shared else (tall[0] + tall[1]) * height + cones)
     macros = {
         "VARIABLES": n, "ROWS": m, "ZEROS": rows.zeros, "LINEAR": rows.linear, "ROUND": rows.round,

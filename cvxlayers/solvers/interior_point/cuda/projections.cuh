@@ -26,7 +26,7 @@ DEVICE real *vectors() {
 // of S; of D, the eigenvalues are in the rows' lam, in the order of the vectors. The staged rows, and room to make them.
 DEVICE real *Qt() { return vectors() + 2 * n * SOCS; }
 DEVICE real *passing(int which) { return Qt() + (1 + which) * SQUARES; }
-DEVICE real *spectrum_z() { return Qt() + 8 * SQUARES; }
+DEVICE real *spectrum_z() { return Qt() + 3 * SQUARES; }
 DEVICE real *spectrum_s() { return spectrum_z() + ORDERS; }
 DEVICE real *turned() { return spectrum_s() + ORDERS; }
 DEVICE real *room() { return turned() + (SEMI - ROUND) * n; }
@@ -134,14 +134,8 @@ FUNCTION void derivative3(const real *z, const real *s, real alpha, real *D) {
 }
 
 #if SEMIS
-// Eigenvectors of the cones at (z, s), and the eigenvalues (z_i + z_j)/(z_i + z_j + s_i + s_j) of D; ends with a meeting.
-template <class Scaled> DEVICE void decompose_semidefinite(const real *z, const real *s, const real *e, Scaled scaled) {
-    real *T = passing(0), *Y = passing(1);
-    each_entry([=](int c, int k, int i, int j) {
-        const int first = first_of(c);
-        Qt()[square_of(c) + i * k + j] = entry(z + first, i, j) - entry(s + first, i, j);
-    });
-    meet();
+// The rows of Q become the eigenvectors of the symmetric matrices that they are; ends with a meeting.
+FUNCTION void eigenvectors() {
     LOOP for (int c = warp(); c < SEMIS; c += WARPS) {
         const int k = order_of(c);
         real *Q = Qt() + square_of(c), *own = Q + lane() * k;
@@ -153,6 +147,17 @@ template <class Scaled> DEVICE void decompose_semidefinite(const real *z, const 
         }
     }
     meet();
+}
+
+// Eigenvectors of the cones at (z, s), and the eigenvalues (z_i + z_j)/(z_i + z_j + s_i + s_j) of D; ends with a meeting.
+template <class Scaled> DEVICE void decompose_semidefinite(const real *z, const real *s, const real *e, Scaled scaled) {
+    real *T = passing(0), *Y = passing(1);
+    each_entry([=](int c, int k, int i, int j) {
+        const int first = first_of(c);
+        Qt()[square_of(c) + i * k + j] = entry(z + first, i, j) - entry(s + first, i, j);
+    });
+    meet();
+    eigenvectors();
     each_entry([=](int c, int k, int i, int j) {
         const int own = square_of(c), first = first_of(c);
         T[own + i * k + j] = inner_entry(Qt() + own + i * k, z + first, j, k);
