@@ -65,6 +65,46 @@ def test_nothing_waits_for_the_device(batch):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["second_order", "semidefinite", "exponential"])
+def test_no_transfer(name):
+    """Between the parameters and the gradients, nothing is copied from the device or to it."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from cvxlayers.torch import CvxpyLayer
+
+    case = problems.get(name)
+    made = CvxpyLayer(case.problem, case.parameters, case.variables, solver="native", on_failure="nan")
+    inputs = [torch.as_tensor(np.stack([v, 1.01 * v]), device="cuda").requires_grad_() for v in case.values]
+
+    def work():
+        return torch.autograd.grad(sum(o.square().sum() for o in made(*inputs)), inputs)
+
+    work()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+        work()
+        torch.cuda.synchronize()
+    names = {event.key for event in profiled.key_averages()}
+    assert any("solve" in name for name in names)
+    assert not [name for name in names if "HtoD" in name or "DtoH" in name]
+
+
+def test_torch_compile():
+    """Inside a compiled function a layer breaks the graph, and is as it is outside."""
+    made, inputs = layer(), values(8)
+
+    def loss(*inputs):
+        (x,) = made(inputs[0] * 1.0, torch.tanh(inputs[1]), *inputs[2:])
+        return (torch.sin(x) ** 2).sum()
+
+    compiled = torch.compile(loss)
+    found, expected = compiled(*inputs), loss(*inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    pairs = zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+
+
 def test_in_a_cuda_graph():
     """Recorded once, replayed on other data; gradients included."""
     made, inputs = layer(on_failure="nan"), values(32)

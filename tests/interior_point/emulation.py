@@ -124,3 +124,12 @@ def pair(cone: Product, u, n: int = 4) -> tuple[np.ndarray, np.ndarray]:
     )
     _run("pair", launch, len(u), arguments, backwards=False)
     return z, s
+
+
+def factor(M, order: int) -> np.ndarray:
+    """The inverse Cholesky factors of the leading blocks of matrices (B, n, n), by factor.cu."""
+    (M,) = _plain(M)
+    W, n = np.full(M.shape, 7.0), M.shape[-1]
+    arguments = launching.FactorArguments(_address(M), _address(W), n * n, n * n, n, n, order)
+    _run("factor", launching.factor_launch(), len(M), arguments, backwards=False)
+    return W

@@ -11,7 +11,7 @@ from cvxlayers.conic.residuals import judge
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point.cuda.launch import layout, linear_launch, solve_launch
 from cvxlayers.status import Status
-from tests.interior_point.emulation import COMPILER, linear_solve, pair, solve
+from tests.interior_point.emulation import COMPILER, factor, linear_solve, pair, solve
 from tests.solvers.problems import by_cvxpy, dense_program, infeasible, objective, solvable, unbounded
 
 emulated = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
@@ -218,6 +218,19 @@ def test_linear_solve(name, quadratic):
     np.testing.assert_allclose(wx, wanted_x, rtol=1e-9, atol=1e-9 * np.abs(wanted_x).max())
     np.testing.assert_allclose(wz, wanted_z, rtol=1e-9, atol=1e-9 * np.abs(wanted_z).max())
     assert same((wx, wz, residual), linear_solve(program.cone, P, A, out.z, out.s, gx, gz, backwards=True))
+
+
+@emulated
+@pytest.mark.parametrize("order", [3, 40, 128])
+def test_diagonal_blocks(order):
+    """L^-1 of a leading block, zeros above it, nothing elsewhere; NaN for a matrix that is not positive definite."""
+    X = np.random.default_rng(0).standard_normal((2, 130, 130))
+    M = X @ X.swapaxes(-1, -2)
+    M[1, order - 1, order - 1] = -1.0
+    W, part = factor(M, order), M[0, :order, :order]
+    np.testing.assert_allclose(W[0, :order, :order], np.linalg.inv(np.linalg.cholesky(part)), rtol=1e-7, atol=1e-9)
+    assert np.isnan(W[1, :order, :order]).all()
+    assert (W[:, order:] == 7.0).all() and (W[:, :, order:] == 7.0).all()
 
 
 @emulated

@@ -59,7 +59,7 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
             *(v.data_ptr() for v in (x, z, s, residuals, status, iterations)),
             *tables, workspace.data_ptr(), launch.workspace, settings.tol, settings.max_iter, 1,
         )  # fmt: skip
-        _kernel("solve", launch, q.device)(batch, launch.threads, arguments)
+        kernel("solve", launch, q.device)(batch, launch.threads, arguments)
     return Outcome(x, z, s, status, iterations, residuals)
 
 
@@ -88,7 +88,7 @@ def linear_solve(
             *(v.data_ptr() for v in (gx, gz, wx, wz, residual)),
             *tables, workspace.data_ptr(), launch.workspace, batch, several, 1,
         )  # fmt: skip
-        _kernel("linear_solve", launch, gx.device)(batch, launch.threads, arguments)
+        kernel("linear_solve", launch, gx.device)(batch, launch.threads, arguments)
     return wx, wz, residual
 
 
@@ -106,7 +106,7 @@ def pair(cone: Product, u: Array, n: int) -> tuple[Array, Array]:
         arguments = PairArguments(
             *(v.data_ptr() for v in (u, z, s)), *tables, workspace.data_ptr(), launch.workspace
         )  # fmt: skip
-        _kernel("pair", launch, u.device)(batch, launch.threads, arguments)
+        kernel("pair", launch, u.device)(batch, launch.threads, arguments)
     return z, s
 
 
@@ -120,5 +120,6 @@ def _table(rows: Layout, name: str) -> np.ndarray:
 
 
 @cache
-def _kernel(name: str, launch: Launch, device: Any) -> Kernel:
+def kernel(name: str, launch: Launch, device: Any) -> Kernel:
+    """The kernel of a file, compiled for one shape and one device."""
     return Kernel(FOLDER / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)

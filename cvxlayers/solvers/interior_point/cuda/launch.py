@@ -13,6 +13,7 @@ from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power
 SHARED_BYTES = 227 * 1024  # of one block, on the GPUs that have the most
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_ROWS = 4096
+FACTOR_BLOCK = 128  # rows of a diagonal block of larger matrices
 MOST_ORDER = 32  # of a semidefinite cone: the lanes of a warp
 
 
@@ -50,6 +51,16 @@ class PairArguments(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("u", "z", "s", "starts", "block", "semis", "alphas", "workspace")),
         ("workspace_stride", ctypes.c_longlong),
+    ]
+
+
+class FactorArguments(ctypes.Structure):
+    """`Arguments` of factor.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("M", "W")),
+        *((name, ctypes.c_longlong) for name in ("M_stride", "W_stride")),
+        *((name, ctypes.c_int) for name in ("M_row", "W_row", "order")),
     ]
 
 
@@ -144,6 +155,15 @@ def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
 def linear_launch(rows: Layout, n: int, m: int) -> Launch | None:
     """How `linear_solve` is started; None where it does not fit."""
     return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes))
+
+
+@lru_cache(maxsize=1)
+def factor_launch() -> Launch:
+    """How `factor` is started."""
+    rows = layout(Product((Nonnegative(1),)))
+    launch = rows and linear_launch(rows, FACTOR_BLOCK, 1)
+    assert launch is not None
+    return launch
 
 
 @lru_cache(maxsize=256)
