@@ -1,7 +1,7 @@
-"""Rounds of a loop on a GPU as CUDA graphs of PyTorch: recorded once for a shape, and started by one call from then on.
+"""Rounds of a loop on a GPU as CUDA graphs of PyTorch: recorded once for a shape, then started by one call.
 
-A round of small kernels costs the time to launch them; a graph launches all of them at once. It reads and writes tensors
-of its own, so values are copied in and out. Where recording is not possible, everything goes on without.
+A round of small kernels costs the time to launch them; a graph launches all of them at once. It reads and writes
+tensors of its own, so values are copied in and out. Where recording is not possible, everything goes on without.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def graphs(monkeypatch):
 
 
 def problem(batch: int, n: int = 240, seed: int = 0, cone: Product = CONE):
-    """Programs with more variables than the kernels take, of different difficulty, with optimal pairs known to exist."""
+    """Programs with more variables than the kernels take, of different difficulty, with a point inside."""
     rng = np.random.default_rng(seed)
     m = cone.size
     A, x = rng.standard_normal((batch, m, n)) / np.sqrt(n), rng.standard_normal((batch, n))

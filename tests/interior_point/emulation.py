@@ -83,8 +83,8 @@ def solve(cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False,
     space = np.full(batch * launch.workspace + 1, np.nan)
     arguments = launching.SolveArguments(
         *map(_address, (P, q, A, b)), *(_stride(v, batch) for v in (P, q, A, b)),
-        *map(_address, (x, z, s, residuals, status, iterations, rows.starts, rows.block, rows.semis, rows.alphas, space)),
-        launch.workspace, tol, 100, 1,
+        *map(_address, (x, z, s, residuals, status, iterations)),
+        *map(_address, (rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace, tol, 100, 1,
     )  # fmt: skip
     _run("solve", launch, batch, arguments, backwards)
     return Outcome(x, z, s, status, iterations, residuals)

@@ -9,8 +9,7 @@ import torch
 from benchmarks.gpu_kernels import dense_qp, logistic, portfolio, residuals
 from cvxlayers.array.cuda import available, cache_folder, compile_text
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
-from cvxlayers.solvers.interior_point.cuda import fits, linear_solve, pair, solve
-from cvxlayers.solvers.interior_point.cuda import blocked
+from cvxlayers.solvers.interior_point.cuda import blocked, fits, linear_solve, pair, solve
 from cvxlayers.solvers.interior_point.cuda.blocked import factors, inverse_factor
 from cvxlayers.solvers.interior_point.cuda.kernels import FOLDER
 from cvxlayers.solvers.interior_point.cuda.launch import layout, solve_launch

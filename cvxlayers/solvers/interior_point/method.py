@@ -211,7 +211,7 @@ class Method:
         return self.barrier.symmetric and SemidefiniteBarrier not in kinds
 
     def _half(self, done: Array, left: Array) -> Array:
-        """The elements that go on: with so many others, which do not change, that recorded rounds of that size serve."""
+        """The elements that go on; with others, which do not change, up to a size for which rounds are recorded."""
         if not (self.recordable and prefers_products(done)):
             return left
         xp = namespace(done)

@@ -1,8 +1,8 @@
-"""Cholesky factors of batches of matrices that shared memory does not hold, by blocks: what kernels cannot, products do.
+"""Cholesky factors of batches of matrices that shared memory does not hold, by blocks.
 
-The diagonal blocks are factored and inverted by a kernel, everything else is a product of matrices, which GPUs do at their
-full speed. Libraries' batched factorizations and triangular solves take several times as long, and so do solves with
-the factor; the inverse takes their place.
+The diagonal blocks are factored and inverted by a kernel, everything else is a product of matrices, which GPUs do at
+their full speed. Libraries' batched factorizations take several times as long, and so do substitutions with the factor:
+its inverse takes its place.
 """
 
 from __future__ import annotations
