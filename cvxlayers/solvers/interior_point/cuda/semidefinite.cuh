@@ -33,14 +33,14 @@ template <class F> DEVICE void each_entry(F f) {
 // sum_l a[l] b[l], with strides.
 DEVICE real inner(const real *a, int by_a, const real *b, int by_b, int k) {
     real sum = 0.0;
-    LOOP for (int l = 0; l < k; ++l) sum += a[l * by_a] * b[l * by_b];
+    UNROLL_4 for (int l = 0; l < k; ++l) sum += a[l * by_a] * b[l * by_b];
     return sum;
 }
 
 // sum_l a[l] mat(v)[l][j].
 DEVICE real inner_entry(const real *a, const real *v, int j, int k) {
     real sum = 0.0;
-    LOOP for (int l = 0; l < k; ++l) sum += a[l] * entry(v, l, j);
+    UNROLL_4 for (int l = 0; l < k; ++l) sum += a[l] * entry(v, l, j);
     return sum;
 }
 
@@ -75,9 +75,9 @@ template <bool COMPANION> FUNCTION void orthogonalize(real *W, real *X, int k, r
             if (active)
                 LOOP for (int i = part; i < k; i += SHARE) aa += a[i] * a[i], bb += b[i] * b[i], ab += a[i] * b[i];
             aa = lanes_sum<SHARE>(aa), bb = lanes_sum<SHARE>(bb), ab = lanes_sum<SHARE>(ab);
-            const real size = sqrt(aa) * sqrt(bb);
-            if (active && fabs(ab) > 1e-15 * size) {
-                far = larger(far, fabs(ab) / size);
+            const real square_cos = ab * ab, size = aa * bb;
+            if (active && square_cos > 1e-30 * size) {
+                far = larger(far, square_cos / size);
                 const real zeta = (bb - aa) / (2.0 * ab);
                 const real tan = (zeta < 0.0 ? -1.0 : 1.0) / (fabs(zeta) + sqrt(1.0 + zeta * zeta));
                 const real cos = rsqrt(1.0 + tan * tan), sin = cos * tan;
@@ -95,7 +95,7 @@ template <bool COMPANION> FUNCTION void orthogonalize(real *W, real *X, int k, r
             }
             __syncwarp();
         }
-        if (warp_max(far) <= goal) break;
+        if (warp_max(far) <= goal * goal) break;
     }
 }
 
@@ -109,12 +109,53 @@ DEVICE real shifted(real *W, int k) {
     return shift;
 }
 
-// The least eigenvalue of the symmetric W, which is overwritten; by one warp.
+// W becomes tridiagonal, by Householder's reflections and one warp: the diagonal in its place, and the off-diagonal above
+// it. Of step p, column p holds the vector v of the reflection and row p the w of the update W - v w' - w v'.
+FUNCTION void tridiagonalize(real *W, int k) {
+    const int i = lane();
+    LOOP for (int p = 0; p + 2 < k; ++p) {
+        const bool below = i > p && i < k;
+        const real x = below ? W[i * k + p] : 0.0, norm = sqrt(warp_sum(x * x));
+        const real head = W[(p + 1) * k + p], alpha = head > 0.0 ? -norm : norm, v = i == p + 1 ? x - alpha : x;
+        const real by = norm > 0.0 ? 1.0 / (norm * (norm + fabs(head))) : 0.0;  // 2/v'v
+        __syncwarp();
+        if (below) W[i * k + p] = v;
+        __syncwarp();
+        real w = 0.0;
+        if (below) UNROLL_4 for (int j = p + 1; j < k; ++j) w += W[j * k + i] * W[j * k + p];
+        w = by * w;
+        w -= 0.5 * by * warp_sum(below ? v * w : 0.0) * v;
+        if (below) W[p * k + i] = w;
+        __syncwarp();
+        if (below) UNROLL_4 for (int j = p + 1; j < k; ++j) W[j * k + i] -= W[j * k + p] * w + W[p * k + j] * v;
+        __syncwarp();
+        if (i == 0) W[p * k + p + 1] = alpha;
+    }
+    __syncwarp();
+}
+
+// A lower bound of the least eigenvalue of the symmetric W, within 1e-6 of it, relatively where it is larger than one; W
+// is overwritten; by one warp. Each lane counts the eigenvalues below a point of its own, by Sturm's sequence.
 FUNCTION real least_eigenvalue(real *W, int k) {
-    const real shift = shifted(W, k);
-    orthogonalize<false>(W, W, k, 1e-8);
-    const real size = lane() < k ? sqrt(inner(W + lane() * k, 1, W + lane() * k, 1, k)) : 1e300;
-    return -warp_max(-size) - shift;
+    tridiagonalize(W, k);
+    const int i = lane();
+    const real own = i < k ? W[i * k + i] : 1e300, left = i > 0 && i < k ? fabs(W[(i - 1) * k + i]) : 0.0;
+    const real right = i + 1 < k ? fabs(W[i * k + i + 1]) : 0.0;
+    real low = -warp_max(i < k ? left + right - own : -1e300), high = -warp_max(-own);
+    if (!(high - low < 1e300)) return -1e300;  // NaN or infinity
+    LOOP for (int pass = 0; pass < 16 && high - low > 1e-6 * larger(1.0, fabs(low)); ++pass) {
+        const real at = low + (high - low) * ((i + 1) / 33.0);
+        real q = W[0] - at;
+        bool clear = q > 0.0;
+        LOOP for (int j = 1; j < k; ++j) {
+            const real off = W[(j - 1) * k + j];
+            q = W[j * k + j] - at - off * off / (clear ? larger(q, 1e-290) : 1.0);
+            clear = clear && q > 0.0;
+        }
+        const real up = -warp_max(clear ? -1e300 : -at);  // the least point with an eigenvalue below
+        low = larger(low, warp_max(clear ? at : -1e300)), high = smaller(high, up);
+    }
+    return low;
 }
 
 // out (rows of the cone, n): the vectors of M mat(a_j) M' for the scaled columns a_j of A, row by row; `room` for 8 k n
@@ -125,7 +166,7 @@ FUNCTION void congruent_rows(const real *A, real scale, const real *d, const rea
             const int b = unit / n, j = unit - b * n;
             real sums[8];
             UNROLL for (int u = 0; u < 8; ++u) sums[u] = 0.0;
-            LOOP for (int a = 0; a < k; ++a) {
+            UNROLL_4 for (int a = 0; a < k; ++a) {
                 const real v = GLOBAL(A + packed(a, b) * n + j) * (a == b ? 1.0 : BY_ROOT2);
                 UNROLL for (int u = 0; u < 8; ++u)
                     if (first + u < k) sums[u] += M[(first + u) * k + a] * v;
@@ -141,7 +182,7 @@ FUNCTION void congruent_rows(const real *A, real scale, const real *d, const rea
             LOOP for (int low = 0; low <= i; low += 8) {
                 real sums[8];
                 UNROLL for (int v = 0; v < 8; ++v) sums[v] = 0.0;
-                LOOP for (int b = 0; b < k; ++b) {
+                UNROLL_4 for (int b = 0; b < k; ++b) {
                     const real t = room[(u * k + b) * n + j];
                     UNROLL for (int v = 0; v < 8; ++v)
                         if (low + v <= i) sums[v] += t * M[(low + v) * k + b];

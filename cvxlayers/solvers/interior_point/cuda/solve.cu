@@ -525,7 +525,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
                              (is.rd > 2.0 * expected_rd && is.dual > matters);
             if (off && refinements < REFINEMENTS) ++refinements;
             if (CURVED && is.worst < 1e-3 && refinements < 1) refinements = 1;
-            if ((CURVED && is.worst < 1e-6) || (stalled && is.worst < 1e-4)) refinements = REFINEMENTS;
+            if (stalled && is.worst < 1e-4) refinements = REFINEMENTS;
             if (thread() == 0) header().refinements = refinements;
 
             const real mu = (is.sz + tau * kappa) / (degree + 1);
@@ -542,7 +542,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
             real dots[2];
             inner_products<2>(tau, dots);
             const real by_tau = 1.0 / tau, rtau = is.xPx * by_tau + is.qx + is.bz + kappa;
-            const real by_bottom = 1.0 / (kappa * by_tau + larger(curvature(by_tau), is.xPx * by_tau * by_tau - dots[1]));
+            const real bent = is.xPx * by_tau * by_tau;
+            real bottom = bent - dots[1];
+            if (!(bottom > 1e-3 * (bent + fabs(dots[1])))) bottom = larger(bottom, curvature(by_tau));
+            const real by_bottom = 1.0 / (kappa * by_tau + bottom);
             real dtau = (rtau - kappa + dots[0]) * by_bottom, dkappa = -kappa - kappa * by_tau * dtau;
             steps(dtau, t(), s(), 1.0);
             real step = longest(t(), tau, dtau, kappa, dkappa, 1.0);
