@@ -24,7 +24,6 @@ from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.array_elimination import ArrayElimination, Reduced
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.lift_recover import LiftRecover
-from cvxlayers.sets import Nonnegative, Zero
 from cvxlayers.solvers.interior_point import Native, linear_solve, polish, solve
 from cvxlayers.status import Status
 
@@ -84,9 +83,7 @@ class ArrayMap:
         self._elimination = Elimination(form.program, form.lift, form.auxiliary)
         self.program = self._elimination.program
         self.elimination = ArrayElimination(self._elimination, form.lift)
-        # Interior-point solutions of linear cones are exact in what matters: which rows are active.
-        linear = all(isinstance(block, (Zero, Nonnegative)) for block in self.program.cone.blocks)
-        self._polished = not linear and settings.precision != "float32"
+        self._polished = settings.precision != "float32"
         self.readers = tuple(_Reader(output, self._elimination) for output in form.outputs)
 
     # forward

@@ -15,7 +15,7 @@ from array_api_compat import is_torch_array
 
 from cvxlayers.array import loop, namespace
 from cvxlayers.conic.array_kkt import System
-from cvxlayers.sets import Product
+from cvxlayers.sets import Nonnegative, Product, Zero
 
 Array = Any
 
@@ -44,8 +44,9 @@ def polish(
     xp = namespace(P, q, A, b, x, z, s)
     columns = tuple(v[..., None] for v in (q, b, x, z - s))
     q, b, x0, u0 = columns
-    # One step brings most of it. Without kernels, a projection on an exponential cone is a long loop on a GPU.
-    steps = 1 if is_torch_array(x) and x.is_cuda else STEPS
+    # With linear cones one step is exact. Otherwise it brings most; without kernels a GPU takes long for projections.
+    linear = all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks)
+    steps = 1 if linear or (is_torch_array(x) and x.is_cuda) else STEPS
     pair = pair or cone.pair
 
     def equations(x: Array, u: Array) -> tuple:

@@ -38,7 +38,7 @@ def problem(batch: int, n: int = 240, seed: int = 0, cone: Product = CONE):
     A, x = rng.standard_normal((batch, m, n)) / np.sqrt(n), rng.standard_normal((batch, n))
     F = rng.standard_normal((batch, n // 2, n)) / np.sqrt(n)
     inside = np.concatenate([np.zeros(4), rng.uniform(0.1, 2.0, 150), *[np.r_[3.0, 0.3 * np.ones(19)]] * 2])[:m]
-    b = np.einsum("bij,bj->bi", A, x) + inside * 10.0 ** rng.uniform(-3, 1, (batch, 1))
+    b = np.einsum("bij,bj->bi", A, x) + inside * 10.0 ** rng.uniform(-1, 1, (batch, 1))
     P = np.einsum("bij,bik->bjk", F, F) + 1e-2 * np.eye(n)
     return [torch.from_numpy(v).cuda() for v in (P, rng.standard_normal((batch, n)), A, b)]
 
@@ -88,7 +88,9 @@ def test_neighbours(graphs):
     data = problem(8)
     before = solve(CONE, *data, Native())
     data[1][3, 0] = torch.nan
-    data[2][5, 4], data[3][5, 4] = 0.0, -1.0  # 0'x <= -1
+    data[2][5, 4:6] = 0.0
+    data[2][5, 4, 0], data[2][5, 5, 0] = 1.0, -1.0
+    data[3][5, 4:6] = -1.0  # x_0 <= -1 and x_0 >= 1
     after = solve(CONE, *data, Native())
     assert after.status[3] == Status.INVALID_INPUT and after.status[5] == Status.INFEASIBLE
     keep = [0, 1, 2, 4, 6, 7]

@@ -9,7 +9,7 @@ from array_api_compat import is_torch_array
 
 from cvxlayers.array import namespace
 from cvxlayers.conic import array_kkt, array_newton
-from cvxlayers.sets import Product
+from cvxlayers.sets import Nonnegative, Product, Zero
 from cvxlayers.solvers.interior_point import cuda, method
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.interior_point.outcome import Outcome
@@ -71,6 +71,8 @@ def polish(
     arrays = (cone, P, q, A, b, x, z, s, residuals)
     if not _fused(cone, A, settings) or 0 in x.shape:
         return array_newton.polish(*arrays)
+    if all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks):
+        return x, z, s, residuals  # the kernels go on to where it is clear which rows are active
     xp, n = namespace(x), x.shape[-1]
 
     def pair(u: Array) -> tuple[Array, Array]:
