@@ -44,9 +44,9 @@ def polish(
     xp = namespace(P, q, A, b, x, z, s)
     columns = tuple(v[..., None] for v in (q, b, x, z - s))
     q, b, x0, u0 = columns
-    # With linear cones one step is exact. Otherwise it brings most; without kernels a GPU takes long for projections.
     linear = all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks)
-    steps = 1 if linear or (is_torch_array(x) and x.is_cuda) else STEPS
+    # One step brings most of it; without kernels, projections on curved cones take long on a GPU.
+    steps = 1 if is_torch_array(x) and x.is_cuda and (direction or not linear) else STEPS
     pair = pair or cone.pair
 
     def equations(x: Array, u: Array) -> tuple:
@@ -58,7 +58,8 @@ def polish(
     def step(state: tuple) -> tuple:
         x, u, z, s, _, top, low = state
         if direction is None:
-            system = System(cone, P, A, z[..., 0], s[..., 0])
+            # Linear cones have the same system in all steps, unless the active rows were wrong, which no step repairs.
+            system = first or System(cone, P, A, z[..., 0], s[..., 0])
             dx, dz = system.approximate(top, system.times("D", low))
         else:
             dx, dz = (v[..., None] for v in direction(*(v[..., 0] for v in (z, s, top, low))))
@@ -68,7 +69,9 @@ def polish(
         small = 1e-15 * (1.0 + xp.max(xp.abs(state[1]), axis=-2))
         return (xp.max(xp.abs(state[5]), axis=-2) <= small) & (xp.max(xp.abs(state[6]), axis=-2) <= small)
 
-    state = loop(steps, step, equations(x0, u0), x, settled)
+    start = equations(x0, u0)
+    first = System(cone, P, A, start[2][..., 0], start[3][..., 0]) if linear and direction is None else None
+    state = loop(steps, step, start, x, settled)
     Px, ATz, Ax = (v[..., 0] for v in state[4])
     x1, z1, s1, q, b = (v[..., 0] for v in (state[0], state[2], state[3], q, b))
     found = _residuals(Px, ATz, Ax, q, b, x1, z1, s1)

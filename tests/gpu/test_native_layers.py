@@ -149,8 +149,9 @@ def test_agrees_with_the_cpu(name, compiled):
     case, rng = problems.get(name), np.random.default_rng(0)
     found = []
     for device in ("cuda", "cpu"):
+        tol = 1e-9 if device == "cuda" else 1e-11  # the reference is to be the better one
         made = CvxpyLayer(
-            case.problem, case.parameters, case.variables, gp=case.gp, solver=Native(compiled=compiled, tol=1e-9)
+            case.problem, case.parameters, case.variables, gp=case.gp, solver=Native(compiled=compiled, tol=tol)
         )
         inputs = [
             torch.as_tensor(np.stack([v, 1.01 * v, 0.99 * v]), device=device).requires_grad_() for v in case.values

@@ -71,8 +71,6 @@ def polish(
     arrays = (cone, P, q, A, b, x, z, s, residuals)
     if not _fused(cone, A, settings) or 0 in x.shape:
         return array_newton.polish(*arrays)
-    if all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks):
-        return x, z, s, residuals  # the kernels go on to where it is clear which rows are active
     xp, n = namespace(x), x.shape[-1]
 
     def pair(u: Array) -> tuple[Array, Array]:
@@ -84,7 +82,8 @@ def polish(
         # Of a singular system, whatever the kernel leaves; the residuals decide what is kept.
         return xp.where(xp.isfinite(wx), wx, 0.0), xp.where(xp.isfinite(wz), wz, 0.0)
 
-    return array_newton.polish(*arrays, pair=pair, direction=direction)
+    linear = all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks)
+    return array_newton.polish(*arrays, pair=None if linear else pair, direction=direction)
 
 
 def _fused(cone: Product, A: Array, settings: Native) -> bool:

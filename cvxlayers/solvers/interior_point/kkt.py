@@ -43,14 +43,14 @@ class NewtonSystem:
         if self.E is not None:
             M = M + xp.matrix_transpose(self.E) @ self.E
         extra = regularization * (1.0 + xp.linalg.diagonal(P))
-        M = M + extra[..., None] * constant(np.eye, (P.shape[-1],), M)
-        M = xp.astype(M, low) if low is not None else M
         # A GPU multiplies in a tenth of the time of a substitution, even with the inverse to be found first.
-        self.L = self.inverse = None
-        if factors(M):
-            self.inverse = inverse_factor(M)
+        self.L: Array = None
+        self.inverse: Array = None
+        if low is None and M is not P and factors(M):
+            self.inverse = inverse_factor(M, extra)
         else:
-            self.L = cholesky(M)
+            M = M + extra[..., None] * constant(np.eye, (P.shape[-1],), M)
+            self.L = cholesky(xp.astype(M, low) if low is not None else M)
             self.inverse = triangular_inverse(self.L) if prefers_products(self.L) else None
         if self.E is not None:
             E = self.E if low is None else xp.astype(self.E, low)

@@ -182,8 +182,8 @@ class Method:
         state, limit = self._replayed(state, limit, count)
         left = pending(state.done)
         while limit > 0 and len(left):
-            if 2 * len(left) <= state.done.shape[0]:
-                some = self._half(state.done, left)
+            if self._few(left, state):
+                some = self._going(state.done, left)
                 return _put(state, some, self._with(_take(self.arrays, some)).run(_take(state, some), limit))
             for _ in range(min(count, limit)):
                 state, limit = self.round(state), limit - 1
@@ -191,16 +191,15 @@ class Method:
         return state
 
     def _replayed(self, state: State, limit: int, count: int) -> tuple[State, int]:
-        """The state after recorded rounds, until half of the elements are done; as it came where there are none."""
+        """The state after recorded rounds, until few elements are left; as it came where there are none."""
         if not self.recordable:
             return state, limit
         key = (Method, self.barrier.cone, self.tol, self.precision)
         graph = recorded(key, lambda arrays, state: self._with(arrays).round(state), count, self.arrays, state)
         if graph is None:
             return state, limit
-        batch = state.done.shape[0]
         with graph.session(self.arrays, state) as replay:
-            while limit >= count and 2 * len(pending(state.done)) > batch:
+            while limit >= count and not self._few(pending(state.done), state):
                 state, limit = replay(), limit - count
             return graph.own(state), limit
 
@@ -210,12 +209,20 @@ class Method:
         kinds = [type(g.barrier) for g in self.barrier.groups]
         return self.barrier.symmetric and SemidefiniteBarrier not in kinds
 
-    def _half(self, done: Array, left: Array) -> Array:
+    def _share(self, done: Array) -> int:
+        """One in how many elements is worth a smaller batch: recorded rounds take most of their time for any size."""
+        return 4 if self.recordable and prefers_products(done) else 2
+
+    def _few(self, left: Array, state: State) -> bool:
+        return self._share(state.done) * len(left) <= state.done.shape[0]
+
+    def _going(self, done: Array, left: Array) -> Array:
         """The elements that go on; with others, which do not change, up to a size for which rounds are recorded."""
-        if not (self.recordable and prefers_products(done)):
+        share = self._share(done)
+        if share == 2:
             return left
         xp = namespace(done)
-        return xp.argsort(xp.astype(done[:, 0], xp.int32), stable=True)[: (done.shape[0] + 1) // 2]
+        return xp.argsort(xp.astype(done[:, 0], xp.int32), stable=True)[: -(-done.shape[0] // share)]
 
     @property
     def arrays(self) -> Arrays:

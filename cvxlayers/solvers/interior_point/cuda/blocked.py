@@ -27,8 +27,9 @@ def factors(M: Tensor) -> bool:
     return available(M.device) and factor_launch().shared_bytes <= shared_memory(M.device)
 
 
-def inverse_factor(M: Tensor) -> Tensor:
-    """W = L^-1 (*batch, n, n), lower triangular, with L L' = M, where `factors`; NaN where M is not positive definite.
+def inverse_factor(M: Tensor, extra: Tensor | float = 0.0) -> Tensor:
+    """W = L^-1 (*batch, n, n), lower triangular, with L L' = M + diag(extra), where `factors`; NaN where that is not
+    positive definite.
 
     M is overwritten. Right-looking: each diagonal block in turn, the panel below it, and the rest without the panel's
     square; then the inverse by rows of blocks, W_i = -W_ii L_i W.
@@ -36,6 +37,7 @@ def inverse_factor(M: Tensor) -> Tensor:
     import torch
 
     n = M.shape[-1]
+    M.diagonal(dim1=-2, dim2=-1).add_(extra)
     A = M.reshape(-1, n, n).contiguous()
     W = torch.zeros_like(A)
     ends = [*range(0, n, FACTOR_BLOCK), n]
