@@ -24,7 +24,7 @@ from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.array_elimination import ArrayElimination, Reduced
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.lift_recover import LiftRecover
-from cvxlayers.solvers.interior_point import Native, linear_solve, polish, solve
+from cvxlayers.solvers.interior_point import Native, form, linear_solve, polish, solve
 from cvxlayers.status import Status
 
 Array = Any
@@ -85,6 +85,11 @@ class ArrayMap:
         self.elimination = ArrayElimination(self._elimination, form.lift)
         self._polished = settings.precision != "float32"
         self.readers = tuple(_Reader(output, self._elimination) for output in form.outputs)
+
+    def form_on(self, device: Any) -> str:
+        """In which form the native solver runs on a CUDA device of PyTorch."""
+        of = self.program
+        return form(of.cone, of.n, of.m, device, self.settings)
 
     # forward
 

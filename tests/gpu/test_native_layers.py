@@ -203,7 +203,10 @@ def test_failures():
 
 
 def test_what_the_plan_says():
-    assert layer().plan("cuda").solver.name == "NATIVE" and layer().plan().solver.name != "NATIVE"
+    plan = layer().plan("cuda")
+    assert plan.solver.name == "NATIVE" and layer().plan().solver.name != "NATIVE"
+    assert "by kernels" in plan.reason and "by kernels" in str(plan)
+    assert "CUDA graphs" in layer(solver="native", solver_args={"compiled": False}).plan("cuda").reason
 
 
 def test_jax_on_the_gpu():

@@ -142,6 +142,19 @@ def test_absent_constraints():
 
 
 @emulated
+def test_weakly_active_rows():
+    """It goes on past the tolerance until z and s of each row differ by 1e4: no derivative is smoothed."""
+    n = 3
+    P, q, A = np.eye(n)[None], np.array([[-1.0, -1.0, -1.0]]), np.eye(n)[None]
+    b = 1.0 + np.array([[-2e-4, 1e-4, 1.0], [5e-5, -5e-5, 1.0], [-3e-5, 3e-4, 1.0]])  # x is the lesser of 1 and b
+    out = solve(Product((Nonnegative(n),)), P, q, A, b)
+    ratio = out.z / out.s
+    assert (out.status == Status.SOLVED).all() and (np.minimum(ratio, 1 / ratio) < 1e-4).all()
+    np.testing.assert_allclose(out.x, np.minimum(b, 1.0), atol=1e-8)
+    assert np.array_equal(ratio > 1, b < 1)
+
+
+@emulated
 def test_loose_constraints():
     """Rows with a large b, whose multipliers have to become far smaller than the tolerance."""
     blocks, n = CASES["linear"]

@@ -28,6 +28,15 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     return Outcome(*(v if len(lead) == 1 else xp.reshape(v, (*lead, *v.shape[1:])) for v in out))
 
 
+def form(cone: Product, n: int, m: int, device: Any, settings: Native) -> str:
+    """In which form the method runs for float64 PyTorch tensors on a CUDA device, in words."""
+    if settings.compiled and settings.precision == "float64" and cuda.fits(cone, n, m, device):
+        return "by kernels, one thread block for each problem"
+    if method.recordable(cone):
+        return "by array operations, recorded as CUDA graphs for shapes that come again"
+    return "by array operations"
+
+
 def linear_solve(
     cone: Product, P: Array, A: Array, z: Array, s: Array, gx: Array, gz: Array, settings: Native, mu: float = 0.0
 ) -> tuple[Array, Array, Array]:
@@ -71,6 +80,8 @@ def polish(
     arrays = (cone, P, q, A, b, x, z, s, residuals)
     if not _fused(cone, A, settings) or 0 in x.shape:
         return array_newton.polish(*arrays)
+    if all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks):
+        return x, z, s, residuals  # the kernel goes on until it is clear which rows are active
     xp, n = namespace(x), x.shape[-1]
 
     def pair(u: Array) -> tuple[Array, Array]:
@@ -82,8 +93,7 @@ def polish(
         # Of a singular system, whatever the kernel leaves; the residuals decide what is kept.
         return xp.where(xp.isfinite(wx), wx, 0.0), xp.where(xp.isfinite(wz), wz, 0.0)
 
-    linear = all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks)
-    return array_newton.polish(*arrays, pair=None if linear else pair, direction=direction)
+    return array_newton.polish(*arrays, pair=pair, direction=direction)
 
 
 def _fused(cone: Product, A: Array, settings: Native) -> bool:

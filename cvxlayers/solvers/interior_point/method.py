@@ -20,11 +20,10 @@ import numpy as np
 
 from cvxlayers.array import iterate, namespace, pending, prefers_products, recorded, stop_gradient
 from cvxlayers.conic.residuals import ABSENT, INFINITE
-from cvxlayers.sets import Nonnegative, Product
+from cvxlayers.sets import Nonnegative, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point.cones.barrier import inverse
 from cvxlayers.solvers.interior_point.cones.nonnegative import NonnegativeBarrier
 from cvxlayers.solvers.interior_point.cones.product import ProductBarrier
-from cvxlayers.solvers.interior_point.cones.semidefinite import SemidefiniteBarrier
 from cvxlayers.solvers.interior_point.equilibrate import Scaled, equilibrate
 from cvxlayers.solvers.interior_point.kkt import NewtonSystem
 from cvxlayers.solvers.interior_point.native import Native
@@ -205,9 +204,7 @@ class Method:
 
     @property
     def recordable(self) -> bool:
-        """Whether a round is the same operations whatever the values: no backtracking, no eigenvalues by a library."""
-        kinds = [type(g.barrier) for g in self.barrier.groups]
-        return self.barrier.symmetric and SemidefiniteBarrier not in kinds
+        return recordable(self.barrier.cone)
 
     def _share(self, done: Array) -> int:
         """One in how many elements is worth a smaller batch: recorded rounds take most of their time for any size."""
@@ -384,6 +381,11 @@ class Method:
             regularization=more,
             iterations=xp.where(going, state.iterations + 1.0, state.iterations),
         )
+
+
+def recordable(cone: Product) -> bool:
+    """Whether a round is the same operations whatever the values: no backtracking, no eigenvalues by a library."""
+    return all(isinstance(block, (Zero, Nonnegative, SecondOrder)) for block in cone.blocks)
 
 
 def _take(values: Any, elements: Array) -> Any:

@@ -28,6 +28,7 @@ constexpr real ABSENT = 0.999e20, INFINITE = 1e20;
 constexpr real INACCURACY = 1e-4, CERTIFICATE = 1e-6;
 constexpr real STATIC = 1e-10;  // added to the diagonal of P, for matrices with entries of size one
 constexpr int REFINEMENTS = 3;
+constexpr real SNAP = 1e4;  // as in projections.cuh
 
 // Vectors of n beside those of scales.cuh: the scaled q, the iterate, P x, and a residual of the embedding;
 DEVICE real *qh() { return wide_kept(1); }
@@ -297,13 +298,14 @@ struct Measure {
     real xPx, qx, bz, sz;   // of the scaled embedding
     real rp, rd;            // norms of the unscaled residuals, and of products, of the homogeneous iterate
     real ATz, Ax_s, Px;
+    bool unclear;           // whether it is open of some linear row if it is active: the derivative would smooth it
 };
 
 // Px, rx, rz and the measures of the iterate; ends with a meeting.
 FUNCTION Measure measure(real tau, real norm_q, real norm_b) {
     const real c = header().c, by_c = 1.0 / c, by_tau = 1.0 / tau;
     const bool quadratic = header().quadratic;
-    real sums[11], none[1] = {0.0};
+    real sums[11], maxima[1] = {0.0};
     UNROLL for (int k = 0; k < 11; ++k) sums[k] = 0.0;
     LOOP for (int j = thread(); j < n; j += THREADS) w()[j] = d()[j] * x()[j];
     LOOP for (int i = thread(); i < m; i += THREADS) t()[i] = e()[i] * z()[i];
@@ -335,9 +337,12 @@ FUNCTION Measure measure(real tau, real norm_q, real norm_b) {
         sums[8] += square(scale > 0.0 ? product + si * by : 0.0);
         sums[9] += bi * z()[i];
         sums[10] += si * z()[i];
+        const real z_own = scale * scale * by_c * z()[i];
+        if (i >= ZEROS && i < LINEAR && scale > 0.0 && z_own < SNAP * si && si < SNAP * z_own) maxima[0] = 1.0;
     }
-    reduce(sums, none);
+    reduce(sums, maxima);
     Measure is;
+    is.unclear = maxima[0] > 0.0;
     is.Px = sqrt(sums[0]), is.ATz = sqrt(sums[1]), is.Ax_s = sqrt(sums[8]);
     is.xPx = sums[3], is.qx = sums[4], is.bz = sums[9], is.sz = sums[10];
     is.rp = sqrt(sums[7]), is.rd = sqrt(sums[2]);
@@ -496,7 +501,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
                 best = is.worst, best_primal = is.primal, best_dual = is.dual, best_gap = is.gap;
             }
             good += best <= a.tol;
-            if (best <= 0.01 * a.tol || good > 2 || (good && stalled)) break;
+            // Curved cones get a Newton step afterwards; with linear ones, iterations that tell the active rows take its place.
+            const bool unclear = !CURVED && is.unclear;
+            if ((best <= 0.01 * a.tol && !unclear) || good > (unclear ? 5 : 2) || (good && stalled)) break;
             if (kappa > tau) {
                 const real infeasible = certificate_of_infeasibility(is);
                 if (infeasible <= 0.5 * CERTIFICATE) {
