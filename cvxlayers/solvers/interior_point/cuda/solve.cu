@@ -532,7 +532,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
                              (is.rd > 2.0 * expected_rd && is.dual > matters);
             if (off && refinements < REFINEMENTS) ++refinements;
             if (CURVED && is.worst < 1e-3 && refinements < 1) refinements = 1;
-            if (stalled && is.worst < 1e-4) refinements = REFINEMENTS;
+            if ((CURVED && is.worst < 10.0 * a.tol) || (stalled && is.worst < 1e-4)) refinements = REFINEMENTS;
             if (thread() == 0) header().refinements = refinements;
 
             const real mu = (is.sz + tau * kappa) / (degree + 1);
