@@ -12,10 +12,11 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import Tensor
+from array_api_compat import is_torch_array
 
 from cvxlayers.array import leaves
+
+Tensor = Any
 
 MOST_GRAPHS = 16  # that are kept; the one that was used longest ago goes first
 MOST_BYTES = 1 << 29  # of the values: with larger ones, launches are not what takes the time
@@ -31,9 +32,11 @@ class Graph:
     """``count`` rounds of ``body(constants, state)``, recorded for tensors like these; of one call at a time."""
 
     def __init__(self, body: Callable[[Any, Any], Any], count: int, constants: Any, state: Any) -> None:
+        import torch
+
         self.device, self.lock = leaves(state)[0].device, threading.Lock()
         with torch.cuda.device(self.device), torch.no_grad(), torch.inference_mode(False):
-            self.constants, self.state = (rebuilt(v, torch.clone) for v in (constants, state))
+            self.constants, self.state = (self.own(v) for v in (constants, state))
             self.used = torch.cuda.Event()
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
@@ -58,6 +61,8 @@ class Graph:
 
         What it returns is the graph's own: `own` copies what outlives the session.
         """
+        import torch
+
         with self.lock, torch.cuda.device(self.device), torch.no_grad():
             self.used.wait()  # a call before this one, on whichever stream
             try:
@@ -74,13 +79,15 @@ class Graph:
 
     def own(self, values: Any) -> Any:
         """Copies that the next session leaves alone."""
-        return rebuilt(values, torch.clone)
+        return rebuilt(values, lambda t: t.clone())
 
 
 def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constants: Any, state: Any) -> Graph | None:
     """The graph for tensors of these shapes and whatever else ``key`` says of ``body``; None where there is none."""
+    import torch
+
     tensors = leaves((constants, state))
-    if not all(isinstance(t, Tensor) and t.is_cuda for t in tensors) or torch.compiler.is_compiling():
+    if not all(is_torch_array(t) and t.is_cuda for t in tensors) or torch.compiler.is_compiling():
         return None
     if sum(t.numel() * t.element_size() for t in tensors) > MOST_BYTES:
         return None

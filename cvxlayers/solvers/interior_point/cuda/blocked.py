@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cvxlayers.array.cuda import available, shared_memory
+from cvxlayers.array import namespace
+from cvxlayers.array.cuda import reachable, shared_memory
 from cvxlayers.solvers.interior_point.cuda.kernels import kernel
 from cvxlayers.solvers.interior_point.cuda.launch import FACTOR_BLOCK, FactorArguments, factor_launch
 
@@ -18,13 +19,9 @@ Tensor = Any
 
 def factors(M: Tensor) -> bool:
     """Whether `inverse_factor` takes M (*batch, n, n)."""
-    import torch
-
-    if not (isinstance(M, torch.Tensor) and M.is_cuda and M.dtype == torch.float64 and M.numel()):
+    if not reachable(M) or M.dtype != namespace(M).float64 or 0 in M.shape:
         return False
-    if torch._C._are_functorch_transforms_active():
-        return False
-    return available(M.device) and factor_launch().shared_bytes <= shared_memory(M.device)
+    return factor_launch().shared_bytes <= shared_memory(M.device)
 
 
 def inverse_factor(M: Tensor, extra: Tensor | float = 0.0) -> Tensor:
@@ -34,25 +31,23 @@ def inverse_factor(M: Tensor, extra: Tensor | float = 0.0) -> Tensor:
     M is overwritten. Right-looking: each diagonal block in turn, the panel below it, and the rest without the panel's
     square; then the inverse by rows of blocks, W_i = -W_ii L_i W.
     """
-    import torch
-
     n = M.shape[-1]
     M.diagonal(dim1=-2, dim2=-1).add_(extra)
     A = M.reshape(-1, n, n).contiguous()
-    W = torch.zeros_like(A)
+    W = namespace(A).zeros_like(A)
     ends = [*range(0, n, FACTOR_BLOCK), n]
     spans = list(zip(ends, ends[1:], strict=False))
     for start, stop in spans:
         own = slice(start, stop)
         _factor(A, W, start, stop - start)
         if stop < n:
-            panel = torch.bmm(A[:, stop:, own], W[:, own, own].mT)
+            panel = A[:, stop:, own] @ W[:, own, own].mT
             A[:, stop:, own] = panel
             A[:, stop:, stop:].baddbmm_(panel, panel.mT, alpha=-1.0)
     for start, stop in spans[1:]:
         own, before = slice(start, stop), slice(0, start)
-        row = torch.bmm(A[:, own, before], W[:, before, before])
-        W[:, own, before] = torch.bmm(W[:, own, own], row).neg_()
+        row = A[:, own, before] @ W[:, before, before]
+        W[:, own, before] = (W[:, own, own] @ row).neg_()
     return W.reshape(M.shape)
 
 
