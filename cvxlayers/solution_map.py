@@ -15,11 +15,13 @@ import numpy as np
 from cvxlayers.canonical.form import AffineSolverAffine
 from cvxlayers.conic.adjoint import Adjoint
 from cvxlayers.conic.affine import Lift
+from cvxlayers.conic.compiled_kkt import CompiledKKT
 from cvxlayers.conic.elimination import Blocks, Elimination
 from cvxlayers.conic.kkt import Certificate, DenseKKT, Null, spectrum
 from cvxlayers.conic.polyhedral_kkt import PolyhedralKKT
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.sparse_kkt import SparseKKT, SparseSystem
+from cvxlayers.conic.structure import Structure
 from cvxlayers.solvers.blas import one_blas_thread
 from cvxlayers.solvers.solver import Solver
 from cvxlayers.status import Status
@@ -27,6 +29,9 @@ from cvxlayers.status import Status
 DENSE_LIMIT = 400  # variables plus constraints up to which a program is held as dense matrices
 SMALL = 64  # variables plus constraints up to which a dense factor is fastest whatever the pattern
 SPARSE_ADVANTAGE = 0.2  # sparse operations over dense ones below which the sparse factor is faster
+
+
+KKT = DenseKKT | PolyhedralKKT | SparseKKT | CompiledKKT
 
 
 class Direct:
@@ -66,7 +71,7 @@ class Point:
     data: DenseData | ConeData
     blocks: Blocks
     solution: ConicSolution
-    kkt: DenseKKT | PolyhedralKKT | SparseKKT | None = field(default=None, repr=False)
+    kkt: KKT | None = field(default=None, repr=False)
 
     @cached_property
     def failed(self) -> np.ndarray | None:
@@ -152,7 +157,7 @@ class SolutionMap:
             solution = self.prepared.solve(data, warm)
         return Point(self.reduction, batch, vectors, data, blocks, solution)
 
-    def factor(self, point: Point) -> DenseKKT | PolyhedralKKT | SparseKKT:
+    def factor(self, point: Point) -> KKT:
         """The linear system of the derivative at a point, factored once and kept."""
         if point.kkt is None:
             data, solution, failed = point.data, point.solution, point.failed
@@ -163,7 +168,15 @@ class SolutionMap:
             point.kkt = self._factor(data, z, s)
         return point.kkt
 
-    def _factor(self, data: DenseData | ConeData, z: np.ndarray, s: np.ndarray) -> DenseKKT | PolyhedralKKT | SparseKKT:
+    def _factor(self, data: DenseData | ConeData, z: np.ndarray, s: np.ndarray) -> KKT:
+        if not self.mu and CompiledKKT.fits(self.program):
+            values = self.program.sparse(data) if isinstance(data, DenseData) else data
+            others = lambda at: self._factor_plainly(data.take(at), z[at], s[at])  # noqa: E731
+            return CompiledKKT(Structure.of(self.program), values, z, s, others)
+        return self._factor_plainly(data, z, s)
+
+    def _factor_plainly(self, data: DenseData | ConeData, z: np.ndarray, s: np.ndarray) -> KKT:
+        """The system without a compiled kernel for curved cones."""
         if self.mu:
             z, s = self.program.cone.smooth(z, s, self.mu)
         D = spectrum(self.program, z, s, self.mu)
@@ -204,7 +217,7 @@ class SolutionMap:
             unique[i] = residual[i] < 1e-6 and enters(wide_x, wide_z) < 1e-7
         if point.failed is not None:
             residual = np.where(point.failed, 0.0, residual)
-        return Certificate(residual, unique, self.factor(point).spectrum.margin)
+        return Certificate(residual, unique, self.factor(point).margin)
 
     def vjp(
         self,

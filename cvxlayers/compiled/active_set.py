@@ -14,11 +14,10 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.compiled.compiler import inner, kernel
-from cvxlayers.compiled.linear_algebra import add, add_rows, dot, eliminate, solve_transposed
+from cvxlayers.compiled.linear_algebra import add, add_rows, dot, eliminate, largest_entry, solve_transposed
 from cvxlayers.compiled.refinement import (
     IMPLIED,
     VERIFIED,
-    largest_entry,
     minimizer,
     refine,
     residual,

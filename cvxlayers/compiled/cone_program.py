@@ -170,3 +170,26 @@ def equilibrate(M, P, q, A, b, start, size, alike, d, e, rows, cols):
     for k in range(P.size):
         M.P[k] *= c
     return c
+
+
+@inner
+def norm_times(v, scale):
+    """||diag(scale) v||."""
+    total = 0.0
+    for i in range(v.size):
+        value = v[i] * scale[i]
+        total += value * value
+    return np.sqrt(total)
+
+
+@inner
+def worst_residual(M, Px, ATz, Ax, s, rx, rz, xPx, qx, bz, tau, cost, over_d, over_e):
+    """The largest residual of (x, z, s)/tau as `cvxlayers.conic.residuals` defines it, without the equilibration."""
+    top = max(max(norm_times(Ax, over_e), norm_times(s, over_e)), max(norm_times(M.b, over_e) * tau, tau))
+    primal = norm_times(rz, over_e) / top
+    top = max(norm_times(Px, over_d), norm_times(ATz, over_d))
+    dual = norm_times(rx, over_d) / max(max(top, norm_times(M.q, over_d) * tau), tau * cost)
+    unscaled = cost * tau * tau
+    gap = abs(xPx + (qx + bz) * tau) / max(max(abs(xPx), abs(qx) * tau), max(abs(bz) * tau, unscaled))
+    worst = max(primal, max(dual, gap))
+    return worst if np.isfinite(primal + dual + gap) else np.nan

@@ -21,7 +21,7 @@ _TRIES = 60
 
 
 class Cones(NamedTuple):
-    """The cones (`cvxlayers.solvers.interior_point.structure` has the numbers) and the state of their scalings.
+    """The cones (`cvxlayers.conic.structure` has the numbers) and the state of their scalings.
 
     ``w`` (m) holds sqrt(s/z) or w, ``lam`` (m) the scaled point; ``store`` the rest, from store_at[c] on: eta; R', its
     inverse and R R'; or what `three_dimensional.scaling` writes. ``room`` is for matrices.
@@ -189,7 +189,8 @@ def turned(G, first, second, third):
     length = np.sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2])
     length = -length if a[0] > 0.0 else length
     v = (a[0] - length, a[1], a[2])
-    factor = 2.0 / (v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
+    square = v[0] * v[0] + v[1] * v[1] + v[2] * v[2]
+    factor = 2.0 / square if square > 0.0 else 0.0
     t = factor * (b[0] * v[0] + b[1] * v[1] + b[2] * v[2])
     b = (b[0] - t * v[0], b[1] - t * v[1], b[2] - t * v[2])
     t = factor * (c[0] * v[0] + c[1] * v[1] + c[2] * v[2])

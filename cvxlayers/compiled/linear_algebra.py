@@ -11,6 +11,22 @@ from cvxlayers.compiled.compiler import inner
 
 
 @inner
+def largest_entry(x):
+    """The largest absolute value of the entries."""
+    most = 0.0
+    for k in range(x.size):
+        most = max(most, abs(x[k]))
+    return most
+
+
+@inner
+def assign(y, x):
+    """y = x."""
+    for j in range(y.size):
+        y[j] = x[j]
+
+
+@inner
 def add(y, a, x):
     """y += a x."""
     for j in range(y.size):

@@ -5,22 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.compiled.compiler import inner
-from cvxlayers.compiled.linear_algebra import add_rows, dot, solve_transposed, solve_upper
+from cvxlayers.compiled.linear_algebra import add_rows, dot, largest_entry, solve_transposed, solve_upper
 from cvxlayers.compiled.working_set import ACTIVE, DEPENDS, apply_inverse
 
 IMPLIED = 1e-10  # a violation of a row that depends on active ones, below which they contradict each other by rounding
 VERIFIED = 1e-11  # a violation, relative to the size of the numbers it is the difference of
 _FLOOR = 1e-14  # rounding, relative to the row times the largest entry of x
 _ZERO = 1e-13  # a slack, relative like a violation, that is none
-
-
-@inner
-def largest_entry(x):
-    """The largest absolute value of the entries."""
-    largest = 0.0
-    for k in range(x.size):
-        largest = max(largest, abs(x[k]))
-    return largest
 
 
 @inner

@@ -84,6 +84,15 @@ def cholesky(X, L):
 
 
 @inner
+def _turn(X, i, j, cosine, sine):
+    """Turn rows i and j of X in their plane."""
+    for p in range(X.shape[1]):
+        first, second = X[i, p], X[j, p]
+        X[i, p] = cosine * first - sine * second
+        X[j, p] = sine * first + cosine * second
+
+
+@inner
 def _rotate(N, X):
     """Rotate rows of N until they are orthogonal, and rows of X along with them."""
     k = N.shape[0]
@@ -104,14 +113,8 @@ def _rotate(N, X):
                         t = -t
                     cosine = 1.0 / np.sqrt(1.0 + t * t)
                     sine = t * cosine
-                    for p in range(k):
-                        first, second = N[i, p], N[j, p]
-                        N[i, p] = cosine * first - sine * second
-                        N[j, p] = sine * first + cosine * second
-                    for p in range(k):
-                        first, second = X[i, p], X[j, p]
-                        X[i, p] = cosine * first - sine * second
-                        X[j, p] = sine * first + cosine * second
+                    _turn(N, i, j, cosine, sine)
+                    _turn(X, i, j, cosine, sine)
         if not turned:
             break
 
@@ -154,6 +157,74 @@ def scaling(s, z, own, lam, room):
                 total += R[p, i] * R[p, j]
             B[i, j] = B[j, i] = total
     return good
+
+
+@lent
+def eigen(X, Q):
+    """Rows of Q become the eigenvectors of a symmetric matrix, on whose diagonal the eigenvalues are left (Jacobi)."""
+    k = X.shape[0]
+    for i in range(k):
+        for j in range(k):
+            Q[i, j] = 1.0 if i == j else 0.0
+    size = 0.0
+    for i in range(k):
+        for j in range(k):
+            size = max(size, abs(X[i, j]))
+    for _ in range(30):
+        turned = False
+        for p in range(k - 1):
+            for q in range(p + 1, k):
+                value = X[p, q]
+                if abs(value) <= 1e-17 * size:
+                    continue
+                turned = turned or abs(value) > 1e-9 * size
+                theta = 0.5 * (X[q, q] - X[p, p]) / value
+                t = 1.0 / (abs(theta) + np.sqrt(1.0 + theta * theta))
+                if theta < 0.0:
+                    t = -t
+                cosine = 1.0 / np.sqrt(1.0 + t * t)
+                sine = t * cosine
+                _turn(X, p, q, cosine, sine)
+                _turn(Q, p, q, cosine, sine)
+                for i in range(k):
+                    a, b = X[i, p], X[i, q]
+                    X[i, p] = cosine * a - sine * b
+                    X[i, q] = sine * a + cosine * b
+        if not turned:
+            break
+
+
+@lent
+def split(u, z, s, room):
+    """z and s become the positive and the negative part of u, all svec; the least and the largest |eigenvalue|."""
+    X, Q, Y = room[0], room[1], room[2]
+    k = X.shape[0]
+    unpack(u, X)
+    eigen(X, Q)
+    least, most = np.inf, 0.0
+    for i in range(k):
+        least, most = min(least, abs(X[i, i])), max(most, abs(X[i, i]))
+    _part(X, Q, 1.0, Y)
+    pack(Y, z)
+    _part(X, Q, -1.0, Y)
+    pack(Y, s)
+    return least, most
+
+
+@inner
+def _part(X, Q, sign, Y):
+    """Y = sum of max(sign lam, 0) q q' over the eigenvalues on X's diagonal and the rows q of Q."""
+    k = X.shape[0]
+    for i in range(k):
+        for j in range(k):
+            Y[i, j] = 0.0
+    for p in range(k):
+        value = sign * X[p, p]
+        if value > 0.0:
+            for i in range(k):
+                factor = value * Q[p, i]
+                for j in range(k):
+                    Y[i, j] += factor * Q[p, j]
 
 
 @inner

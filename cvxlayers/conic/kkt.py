@@ -160,6 +160,11 @@ class DenseKKT:
             # sytrf reads the upper triangle of the Fortran view, which is the lower triangle filled above
             self.factors[i] = _sytrf(K[i - start].T, lwork=work, overwrite_a=True)[:2]
 
+    @property
+    def margin(self) -> np.ndarray:
+        """Strict complementarity (B,), as `Certificate` has it."""
+        return self.spectrum.margin
+
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """K [w_x; w_z] = [g_x; g_z] for (*, B, n) and (*, B, m), the leading axes being several right-hand sides.
 

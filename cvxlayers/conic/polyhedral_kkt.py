@@ -25,8 +25,8 @@ class PolyhedralKKT:
     def __init__(self, data: DenseData, spectrum: Spectrum) -> None:
         B, n = data.batch, data.A.shape[-1]
         self.data, self.spectrum = data, spectrum
-        self._P = _plain(data.P if data.P.ndim == 3 else data.P[None])
-        self._A = _plain(data.A if data.A.ndim == 3 else data.A[None])
+        self._P = plain(data.P if data.P.ndim == 3 else data.P[None])
+        self._A = plain(data.A if data.A.ndim == 3 else data.A[None])
         self._active = spectrum.lam > 0.5
         most = min(n, int(np.count_nonzero(self._active, axis=1).max(initial=0)))
         self._U, self._S = np.empty((len(self._P), n, n)), np.empty((B, most, most))
@@ -41,12 +41,17 @@ class PolyhedralKKT:
         """Whether every row is clearly active or inactive, and there is a compiler."""
         return spectrum.clear and not spectrum.bases and is_available()
 
+    @property
+    def margin(self) -> np.ndarray:
+        """Strict complementarity (B,), as `Certificate` has it."""
+        return self.spectrum.margin
+
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """As `DenseKKT.solve`."""
         B = self.data.batch
         several = int(np.prod(gx.shape[:-2], dtype=int))
-        gx3 = _plain(gx.reshape((several, *gx.shape[-2:])))
-        gz3 = _plain(gz.reshape((several, *gz.shape[-2:])))
+        gx3 = plain(gx.reshape((several, *gx.shape[-2:])))
+        gz3 = plain(gz.reshape((several, *gz.shape[-2:])))
         wx, wz, residual = np.empty_like(gx3), np.empty_like(gz3), np.empty(B)
         # Shared data are factored by the first piece alone, which then holds the whole batch.
         grain = B if len(self._P) < B and not self._factored else self._grain
@@ -74,7 +79,7 @@ class PolyhedralKKT:
         return wx.reshape(gx.shape), wz.reshape(gz.shape), residual, null
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
+def plain(array: np.ndarray) -> np.ndarray:
     """The array as the kernel's signature wants it: contiguous, and writable though it is not written."""
     return array if array.flags.c_contiguous and array.flags.writeable else array.copy()
 

@@ -157,6 +157,11 @@ class SparseKKT:
         values *= scale[system.cols]
         self._factors[i] = system.factor(values)
 
+    @property
+    def margin(self) -> np.ndarray:
+        """Strict complementarity (B,), as `Certificate` has it."""
+        return self.spectrum.margin
+
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """As `DenseKKT.solve`; of a null space one vector, at random, is found."""
         n, root = self.n, np.sqrt(self.spectrum.lam)

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from cvxlayers.compiled.compiler import is_available
 from cvxlayers.conic.program import ConeProgram
+from cvxlayers.conic.structure import Structure
 from cvxlayers.errors import SettingsError
 from cvxlayers.solvers.fallback import Fallback
 from cvxlayers.solvers.registry import names, resolve, solver_class, translate
@@ -68,7 +70,8 @@ def choose(
     """The solver for a program: the one asked for, or with ``solver=None`` the one expected to be fastest.
 
     A small or dense quadratic program with a positive diagonal in P gets an active-set method, with an interior-point
-    method behind it; a large one whose batch shares P and A a splitting method; all else an interior-point method.
+    method behind it; a large one whose batch shares P and A a splitting method; all else an interior-point method, the
+    compiled one of this library where a factorization is cheap.
     Settings narrow the choice to solvers that have them. ``batch`` is the size of the batches to come, if that is
     known, and ``shared`` says that they share P and A.
 
@@ -93,7 +96,9 @@ def choose(
         return _asked(program, solver, settings, solver)
     linear = all(type(block) in LINEAR or not block.size for block in program.cone.blocks)
     preferred = (
-        _preferred(program, batch, shared) if linear else {"CLARABEL": "an interior-point method for every cone"}
+        _preferred(program, batch, shared)
+        if linear
+        else _interior_point(program, "an interior-point method for every cone")
     )
     candidates, able = [], []
     order = (*preferred, *(name for name in _AUTOMATIC if name not in preferred))
@@ -124,21 +129,27 @@ def choose(
 
 
 def _preferred(program: ConeProgram, batch: int | None, shared: bool) -> dict[str, str]:
-    """Solvers of a quadratic program, best first, with the reasons."""
+    """Solvers of a linear or quadratic program, best first, with the reasons."""
     n, m = program.n, program.m
+    if int((program.P.rows == program.P.cols).sum()) < n or n == 0:
+        return _interior_point(program, "an interior-point method: P has zeros on its diagonal")
     if shared and n + m >= _SHARED_SIZE and (batch is None or batch >= _SHARED_BATCH):
         return {"OSQP": "a splitting method whose one factorization serves the batch, which shares P and A"}
-    diagonal = int((program.P.rows == program.P.cols).sum())
     stored = program.P.nnz + program.A.nnz
     dense = stored >= _DENSE * (n * (n + 1) / 2 + m * n)
     work = n * float(n + m) ** 2
-    if diagonal < n or n == 0:
-        return {"CLARABEL": "an interior-point method: P has zeros on its diagonal"}
     if work <= (_DENSE_WORK if dense else _SPARSE_WORK):
         reason = f"an active-set method for a {'dense' if dense else 'small'} quadratic program (n={n}, m={m})"
         reasons = {"ACTIVE_SET": "compiled: " + reason, "DAQP": reason}
         return reasons if m <= _TALL * n else dict(reversed(reasons.items()))
-    return {"CLARABEL": f"an interior-point method for a {'large' if dense else 'sparse'} quadratic program"}
+    kind = "large" if dense else "sparse"
+    return _interior_point(program, f"an interior-point method for a {kind} quadratic program")
+
+
+def _interior_point(program: ConeProgram, reason: str) -> dict[str, str]:
+    """Interior-point methods, best first, with the reasons."""
+    compiled = is_available() and Structure.pays(program)
+    return {**({"NATIVE": f"compiled: {reason}"} if compiled else {}), "CLARABEL": reason}
 
 
 # Settings of a solver that has another one behind it: how long to try.
@@ -154,7 +165,7 @@ _WHY_NOT = {
     "ECOS": "slower than Clarabel",
     "DIFFCP": "another solver with a derivative of its own, on request only",
     "MOREAU": "on request only",
-    "NATIVE": "an interior-point method: for accelerators, else on request",
+    "NATIVE": "an interior-point method: for accelerators, and where it is compiled and a factorization is cheap",
 }
 
 

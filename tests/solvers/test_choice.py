@@ -7,7 +7,7 @@ import pytest
 
 from cvxlayers.conic.program import ConeData
 from cvxlayers.errors import SettingsError
-from cvxlayers.sets import Nonnegative
+from cvxlayers.sets import Nonnegative, PositiveSemidefinite
 from cvxlayers.solvers.active_set import ActiveSet
 from cvxlayers.solvers.choice import choose
 from cvxlayers.solvers.clarabel import Clarabel
@@ -30,7 +30,18 @@ def test_small_quadratic_programs_get_the_active_set_method():
 
 @pytest.mark.parametrize("kind", ["second_order", "semidefinite", "exponential", "power", "everything"])
 def test_cones_get_the_interior_point_method(kind):
-    assert choose(dense_program(CONES[kind], 4)).solver == Clarabel()
+    plan = choose(dense_program(CONES[kind], 4))
+    assert plan.solver == Fallback(first=Native(), second=Clarabel())
+    assert plan.reason.startswith("compiled: an interior-point method for every cone")
+
+
+def test_large_cones_get_a_solver_for_sparse_programs():
+    assert choose(dense_program((PositiveSemidefinite(40),), 4)).solver == Clarabel()
+
+
+def test_without_a_compiler_cones_get_clarabel(monkeypatch):
+    monkeypatch.setattr("cvxlayers.solvers.choice.is_available", lambda: False)
+    assert choose(dense_program(CONES["everything"], 4)).solver == Clarabel()
 
 
 def test_its_settings_choose_the_native_solver():
@@ -39,8 +50,11 @@ def test_its_settings_choose_the_native_solver():
 
 
 def test_linear_programs_and_large_sparse_ones_get_the_interior_point_method():
-    assert choose(dense_program(CONES["linear"], 5, quadratic=False)).solver == Clarabel()
-    assert choose(sparse_qp(400, 1)[0]).solver == Clarabel()
+    for program in (dense_program(CONES["linear"], 5, quadratic=False), sparse_qp(400, 1)[0]):
+        plan = choose(program)
+        assert plan.solver == Fallback(first=Native(), second=Clarabel())
+        assert plan.reason.startswith("compiled: an interior-point method")
+    assert choose(dense_program(CONES["linear"], 5, quadratic=False), batch=32, shared=True).solver.first == Native()
 
 
 def test_batches_that_share_large_matrices_get_one_factorization():
@@ -49,8 +63,8 @@ def test_batches_that_share_large_matrices_get_one_factorization():
     assert plan.solver.first == OSQP(max_iter=4000)
     assert plan.solver.second == Clarabel()
     assert choose(program, shared=True, settings={"max_iters": 9}).solver.first == OSQP(max_iter=9)
-    assert choose(program, batch=1, shared=True).solver == Clarabel()
-    assert choose(program, batch=32).solver == Clarabel()
+    assert choose(program, batch=1, shared=True).solver.first == Native()
+    assert choose(program, batch=32).solver.first == Native()
 
 
 def test_a_setting_that_only_one_solver_has_names_it():

@@ -14,8 +14,8 @@ import numpy as np
 
 from cvxlayers.compiled.compiler import is_available
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
+from cvxlayers.conic.structure import Structure
 from cvxlayers.solvers.active_set import runs
-from cvxlayers.solvers.interior_point.structure import Structure
 from cvxlayers.solvers.settings import choice, count, flag
 from cvxlayers.solvers.solver import ALL, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
@@ -80,7 +80,7 @@ class _Compiled(_Plain):
     def __init__(self, solver: Native, program: ConeProgram) -> None:
         super().__init__(solver, program)
         self._dense = False
-        self._structure = Structure(program)
+        self._structure = Structure.of(program)
 
     def _run(self, data: ConeData, elements, size, warm, solution: ConicSolution, threads) -> None:
         Prepared._run(self, data, elements, size, warm, solution, threads)
@@ -100,7 +100,7 @@ class _Compiled(_Plain):
 
         def solve(elements: Sequence[int]) -> None:
             for run in runs(elements):
-                kernel(*values, *structure, *settings, *run, *results)
+                kernel(*values, structure, *settings, *run, *results)
 
         return solve
 

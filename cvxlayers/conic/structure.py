@@ -1,4 +1,4 @@
-"""What the compiled interior-point method knows of a program before it sees any values.
+"""What the compiled kernels of cone programs know of a program before they see any values.
 
 The linear system of an iteration is [P, A'; A, -H] with H block diagonal. Nonnegative rows with few entries and
 three-dimensional cones are eliminated by hand: they add a'a/h for each row a, or three such products for each cone, to
@@ -8,7 +8,9 @@ variables. What is left is factored in an order with little fill and no pivot th
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse as sp
@@ -28,10 +30,13 @@ _KIND: dict[type[Cone], int] = {
     Exponential: EXPONENTIAL,
     Power: POWER,
 }
-_STORE = {SECOND_ORDER: 1, EXPONENTIAL: 27, POWER: 27}  # numbers that a scaling takes besides the vectors
+_STORE = {SECOND_ORDER: 4, EXPONENTIAL: 27, POWER: 27}  # numbers that a scaling takes besides the vectors
 _OVERHEAD = 40.0  # multiplications that a supernode costs beside its own
 _LONG = 10.0  # a row with more than this many times sqrt(n) entries may be too long to be eliminated by hand
 _SHARE = 0.25  # and so may one with more than this share of the variables
+# Variables plus constraints, order of a semidefinite cone and multiplications of a factorization up to which compiled
+# kernels are faster (benchmarks/cone_sizes.py).
+_ROWS, _ORDER, _WORK = 10000, 24, 1e8
 
 
 class Structure:
@@ -40,6 +45,23 @@ class Structure:
     Of several orders the one with the least work is taken: with long rows, second-order or semidefinite cones waiting
     for the variables or not.
     """
+
+    _known: WeakKeyDictionary[ConeProgram, Structure] = WeakKeyDictionary()
+
+    @classmethod
+    def of(cls, program: ConeProgram) -> Structure:
+        """The structure of a program, kept as long as the program is."""
+        found = cls._known.get(program)
+        if found is None:
+            found = cls._known[program] = cls(copy(program))  # which must not keep its own key alive
+        return found
+
+    @classmethod
+    def pays(cls, program: ConeProgram) -> bool:
+        """Whether the compiled kernels are expected to be faster than solvers for large sparse programs."""
+        orders = [cone.k for cone, _, _ in program.cone.groups if isinstance(cone, PositiveSemidefinite)]
+        small = program.n + program.m <= _ROWS and max(orders, default=0) <= _ORDER
+        return small and cls.of(program).system.cost <= _WORK
 
     def __init__(self, program: ConeProgram) -> None:
         self.program = program
@@ -84,7 +106,7 @@ class Structure:
 
     @cached_property
     def arrays(self) -> tuple:
-        """The arguments of `cvxlayers.compiled.interior_point.solve` between the values and the settings."""
+        """What `cvxlayers.compiled.newton_system` makes room from."""
         P, A, y = self.program.P, self.program.A, self.system
         arrays = (
             *(np.asarray(v, np.int64) for v in (P.rows, P.indptr, A.rows, A.indptr)),

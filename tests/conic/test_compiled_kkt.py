@@ -1,0 +1,93 @@
+"""The compiled system of the derivative with curved cones, against the dense one, element by element."""
+
+import gc
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba")
+
+from cvxlayers.conic.compiled_kkt import CompiledKKT
+from cvxlayers.conic.kkt import DenseKKT, spectrum
+from cvxlayers.conic.program import ConeData, DenseData
+from cvxlayers.conic.structure import Structure
+from cvxlayers.sets import Nonnegative, Product, SecondOrder, Zero
+from tests.solvers.problems import CONES, dense_program
+
+CURVED = ("second_order", "semidefinite", "exponential", "power", "everything")
+
+
+def systems(cones, z, s, n: int = 6, seed: int = 0, linear: bool = False):
+    """The compiled and the dense system at pairs z and s (B, m), on random data."""
+    rng = np.random.default_rng(seed)
+    program = dense_program(cones, n)
+    B, m = z.shape
+    root = rng.standard_normal((B, n, n))
+    P = np.zeros((B, n, n)) if linear else root @ root.swapaxes(1, 2) + 0.1 * np.eye(n)
+    q, A, b = rng.standard_normal((B, n)), rng.standard_normal((B, m, n)), rng.standard_normal((B, m))
+    data = program.sparse(DenseData(B, P, q, A, b, np.zeros(())))
+
+    def others(at):
+        return DenseKKT(program.dense(data.take(at)), spectrum(program, z[at], s[at]))
+
+    return CompiledKKT(Structure.of(program), data, z, s, others), others(np.arange(B)), program
+
+
+@pytest.mark.parametrize("kind", CURVED)
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_solves_what_the_dense_system_solves(kind, scale):
+    cone = Product(CONES[kind])
+    rng = np.random.default_rng(1)
+    z, s = cone.pair(scale * rng.standard_normal((20, cone.size)))
+    compiled, dense, program = systems(CONES[kind], z, s, n=cone.size + 1)
+    gx, gz = rng.standard_normal((3, 20, program.n)), rng.standard_normal((3, 20, program.m))
+    wx, wz, residual, _ = compiled.solve(gx, gz)
+    expected_x, expected_z, own, _ = dense.solve(gx, gz)
+    assert residual.max() < 1e-9 and own.max() < 1e-9
+    for got, wanted in ((wx, expected_x), (wz, expected_z)):
+        size = np.abs(wanted).max(-1, keepdims=True) + 1.0
+        np.testing.assert_allclose(got / size, wanted / size, atol=1e-6)
+    np.testing.assert_allclose(compiled.margin, dense.margin, atol=1e-8)
+
+
+def test_elements_at_kinks_and_singular_systems_go_to_the_dense_system():
+    cones = (Zero(1), Nonnegative(2), SecondOrder(3))
+    z, s = Product(cones).pair(np.random.default_rng(0).standard_normal((4, 6)))
+    z[1, 3:], s[1, 3:] = [1.0, 1.0, 0.0], 0.0  # at a kink of the second-order cone
+    z[2], s[2] = 0.0, [0.0, 1.0, 1.0, 1.0, 0.0, 0.0]  # without P, nothing determines x
+    compiled, dense, program = systems(cones, z, s, n=3, linear=True)
+    gx, gz = np.ones((4, 3)), np.ones((4, 6))
+    got, wanted = compiled.solve(gx, gz), dense.solve(gx, gz)
+    for a, b in zip(got[:3], wanted[:3], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6 * (1.0 + np.abs(b).max()))
+    assert set(got[3]) == set(wanted[3]) and 2 in got[3]
+    assert compiled.margin[1] == dense.margin[1] < 0.5
+
+
+def test_an_element_does_not_depend_on_its_neighbours():
+    cone = Product(CONES["everything"])
+    z, s = cone.pair(np.random.default_rng(4).standard_normal((7, cone.size)))
+    compiled, _, program = systems(CONES["everything"], z, s, n=cone.size + 1)
+    rng = np.random.default_rng(5)
+    gx, gz = rng.standard_normal((7, program.n)), rng.standard_normal((7, program.m))
+    wx, wz, *_ = compiled.solve(gx, gz)
+    alone = CompiledKKT(
+        Structure.of(program), _element(compiled, program, 3), z[3:4], s[3:4], lambda at: pytest.fail("not needed")
+    )
+    one_x, one_z, *_ = alone.solve(gx[3:4], gz[3:4])
+    np.testing.assert_array_equal(one_x[0], wx[3])
+    np.testing.assert_array_equal(one_z[0], wz[3])
+
+
+def _element(compiled, program, i):
+    P, q, A, b = (v[i : i + 1] for v in compiled._values)
+    return ConeData(1, P, q, A, b, np.zeros(()))
+
+
+def test_structures_do_not_outlive_their_programs():
+    program = dense_program(CONES["everything"], 4)
+    assert Structure.of(program) is Structure.of(program)
+    known = len(Structure._known)
+    del program
+    gc.collect()
+    assert len(Structure._known) < known
