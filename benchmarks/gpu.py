@@ -64,6 +64,7 @@ REACH = {
     "gpu_qp_100_B128": (4.0, 6.0),
     "gpu_qp_100_B1024": (10.0, 14.0),
     "gpu_qp_200_B128": (12.0, 16.0),
+    "gpu_qp_500_B32": (12.0, None),
     "conic_soc": (None, 15.0),
     "conic_sdp": (None, 150.0),
     "conic_exponential": (None, 60.0),

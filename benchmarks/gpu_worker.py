@@ -259,7 +259,7 @@ class JaxLayer(Library):
 
     @property
     def solver(self) -> str:
-        return self.layer.plan("cuda" if self.device == "cuda" else "cpu").solver.name
+        return self.layer.plan().solver.name
 
 
 class Moreau(Library):

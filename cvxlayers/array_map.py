@@ -22,11 +22,9 @@ from cvxlayers.conic.affine import AffineMap, Lift
 from cvxlayers.conic.array_adjoint import ArrayAdjoint
 from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.array_elimination import ArrayElimination, Reduced
-from cvxlayers.conic.array_newton import polish
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.lift_recover import LiftRecover
-from cvxlayers.sets import Nonnegative, Zero
-from cvxlayers.solvers.interior_point import Native, linear_solve, solve
+from cvxlayers.solvers.interior_point import Native, form, linear_solve, polish, solve
 from cvxlayers.status import Status
 
 Array = Any
@@ -85,10 +83,13 @@ class ArrayMap:
         self._elimination = Elimination(form.program, form.lift, form.auxiliary)
         self.program = self._elimination.program
         self.elimination = ArrayElimination(self._elimination, form.lift)
-        # Interior-point solutions of linear cones are exact in what matters: which rows are active.
-        linear = all(isinstance(block, (Zero, Nonnegative)) for block in self.program.cone.blocks)
-        self._polished = not linear and settings.precision != "float32"
+        self._polished = settings.precision != "float32"
         self.readers = tuple(_Reader(output, self._elimination) for output in form.outputs)
+
+    def form_on(self, device: Any) -> str:
+        """In which form the native solver runs on a CUDA device of PyTorch."""
+        of = self.program
+        return form(of.cone, of.n, of.m, device, self.settings)
 
     # forward
 
@@ -103,7 +104,9 @@ class ArrayMap:
         y, z, s = (xp.where(kept[..., None], v, 0.0) for v in (out.x, out.z, out.s))
         residuals = out.residuals
         if self._polished:
-            y, z, s, residuals = polish(self.program.cone, data.P, data.q, data.A, data.b, y, z, s, residuals)
+            y, z, s, residuals = polish(
+                self.program.cone, data.P, data.q, data.A, data.b, y, z, s, residuals, self.settings
+            )
         status, iterations = out.status, out.iterations
         if own != batch:  # no parameter of the solution has all the batch dimensions
             y, z, s, residuals = (xp.broadcast_to(v, (*batch, v.shape[-1])) for v in (y, z, s, residuals))

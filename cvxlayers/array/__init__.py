@@ -26,6 +26,7 @@ __all__ = [
     "fixed_point",
     "implicit",
     "iterate",
+    "leaves",
     "loop",
     "lyapunov",
     "moreau",
@@ -33,6 +34,7 @@ __all__ = [
     "pending",
     "prefers_products",
     "real_dtype",
+    "recorded",
     "register_pytree",
     "stop_gradient",
     "to_library_of",
@@ -170,6 +172,28 @@ def pending(done: Array) -> Any:
     array([1, 2])
     """
     return library_of(done).pending(done)
+
+
+def recorded(key: Any, body: Callable[[Any, Any], Any], count: int, constants: Any, state: Any) -> Any:
+    """``count`` rounds of ``state = body(constants, state)`` as one CUDA graph; None where there is none to be had.
+
+    ``constants`` and ``state`` are nested tuples of arrays; ``key`` says all that ``body`` depends on besides them. In
+    PyTorch, on a GPU, for shapes that come again: see `cvxlayers.array.graphs.Graph`. ``body`` does the same operations
+    whatever the values.
+
+    >>> recorded("double", lambda constants, state: (2 * state[0],), 3, (), (np.ones(1),)) is None
+    True
+    """
+    return library_of(leaves(state)[0]).recorded(key, body, count, constants, state)
+
+
+def leaves(values: Any) -> list[Array]:
+    """The arrays in nested tuples, in order.
+
+    >>> leaves((1, (2, 3)))
+    [1, 2, 3]
+    """
+    return [leaf for v in values for leaf in leaves(v)] if isinstance(values, tuple) else [values]
 
 
 def prefers_products(x: Array) -> bool:

@@ -16,6 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from array_api_compat import is_torch_array
+
 LEAST_CAPABILITY = (8, 0)  # matrix instructions in float64
 
 
@@ -68,6 +70,15 @@ def available(device: Any) -> bool:
     if torch.device(device).type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
         return False
     return _capability(_index(device)) is not None
+
+
+def reachable(x: Any) -> bool:
+    """Whether x is a PyTorch tensor on such a device, and not one of a transform: a kernel may be given its address."""
+    if not (is_torch_array(x) and x.is_cuda):
+        return False
+    import torch
+
+    return not torch._C._are_functorch_transforms_active() and available(x.device)
 
 
 def shared_memory(device: Any) -> int:

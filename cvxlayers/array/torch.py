@@ -240,6 +240,12 @@ def pending(done: Tensor) -> Tensor | None:
     return torch.nonzero(~done.flatten()).flatten()
 
 
+def recorded(key: Any, body: Callable[[Any, Any], Any], count: int, constants: Any, state: Any) -> Any:
+    from cvxlayers.array.graphs import graph_of
+
+    return graph_of(key, body, count, constants, state)
+
+
 def prefers_products(x: Tensor) -> bool:
     return x.device.type != "cpu"
 

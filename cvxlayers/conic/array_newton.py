@@ -8,13 +8,14 @@ tolerance, where x can be off by the square root of it; a step or two from there
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from array_api_compat import is_torch_array
 
 from cvxlayers.array import loop, namespace
 from cvxlayers.conic.array_kkt import System
-from cvxlayers.sets import Product
+from cvxlayers.sets import Nonnegative, Product, Zero
 
 Array = Any
 
@@ -22,36 +23,55 @@ STEPS = 2
 
 
 def polish(
-    cone: Product, P: Array, q: Array, A: Array, b: Array, x: Array, z: Array, s: Array, residuals: Array
+    cone: Product,
+    P: Array,
+    q: Array,
+    A: Array,
+    b: Array,
+    x: Array,
+    z: Array,
+    s: Array,
+    residuals: Array,
+    pair: Callable | None = None,
+    direction: Callable | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     """(x, z, s, residuals) of the solution after Newton's method, where its largest residual is no larger than before.
 
     Shapes: P (*batch, n, n), q and x (*batch, n), A (*batch, m, n), b, z and s (*batch, m), residuals (*batch, 3) as
-    `cvxlayers.conic.residuals` defines them; the batches of the data broadcast.
+    `cvxlayers.conic.residuals` defines them; the batches of the data broadcast. Kernels may do the work: ``pair(u)``
+    that of ``cone.pair``, and ``direction(z, s, top, low)`` returns (w_x, w_z) of the derivative's system.
     """
     xp = namespace(P, q, A, b, x, z, s)
     columns = tuple(v[..., None] for v in (q, b, x, z - s))
     q, b, x0, u0 = columns
+    linear = all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks)
+    # One step brings most of it; without kernels, projections on curved cones take long on a GPU.
+    steps = 1 if is_torch_array(x) and x.is_cuda and (direction or not linear) else STEPS
+    pair = pair or cone.pair
 
     def equations(x: Array, u: Array) -> tuple:
-        z, s = cone.pair(u[..., 0])
+        z, s = pair(u[..., 0])
         z, s = z[..., None], s[..., None]
         Px, ATz, Ax = P @ x, xp.matrix_transpose(A) @ z, A @ x
         return x, u, z, s, (Px, ATz, Ax), -(Px + ATz + q), b - Ax - s
 
     def step(state: tuple) -> tuple:
         x, u, z, s, _, top, low = state
-        system = System(cone, P, A, z[..., 0], s[..., 0])
-        dx, dz = system.approximate(top, system.times("D", low))
+        if direction is None:
+            # Linear cones have the same system in all steps, unless the active rows were wrong, which no step repairs.
+            system = first or System(cone, P, A, z[..., 0], s[..., 0])
+            dx, dz = system.approximate(top, system.times("D", low))
+        else:
+            dx, dz = (v[..., None] for v in direction(*(v[..., 0] for v in (z, s, top, low))))
         return equations(x + dx, u + dz - (low - A @ dx))
 
     def settled(state: tuple) -> Array:
         small = 1e-15 * (1.0 + xp.max(xp.abs(state[1]), axis=-2))
         return (xp.max(xp.abs(state[5]), axis=-2) <= small) & (xp.max(xp.abs(state[6]), axis=-2) <= small)
 
-    # Each projection on an exponential cone is a long loop of small kernels on a GPU, and one step brings most of it.
-    steps = 1 if is_torch_array(x) and x.is_cuda else STEPS
-    state = loop(steps, step, equations(x0, u0), x, settled)
+    start = equations(x0, u0)
+    first = System(cone, P, A, start[2][..., 0], start[3][..., 0]) if linear and direction is None else None
+    state = loop(steps, step, start, x, settled)
     Px, ATz, Ax = (v[..., 0] for v in state[4])
     x1, z1, s1, q, b = (v[..., 0] for v in (state[0], state[2], state[3], q, b))
     found = _residuals(Px, ATz, Ax, q, b, x1, z1, s1)

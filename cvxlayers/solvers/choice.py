@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from cvxlayers.compiled.compiler import is_available
@@ -47,6 +47,11 @@ class Plan:
     reason: str
     candidates: tuple[Candidate, ...] = ()
     requested: Any = None
+
+    def explained(self, more: str) -> Plan:
+        """The plan with more to say of the solver that was chosen."""
+        rows = (replace(c, reason=f"{c.reason}, {more}") if c.chosen else c for c in self.candidates)
+        return replace(self, reason=f"{self.reason}, {more}", candidates=tuple(rows))
 
     def __str__(self) -> str:
         width = max((len(c.name) for c in self.candidates), default=0)

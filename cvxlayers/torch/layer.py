@@ -159,8 +159,14 @@ class CvxpyLayer(torch.nn.Module):
         return outputs, call
 
     def plan(self, device: torch.device | str = "cpu"):
-        """Which solver was chosen and why, and why not the others, for tensors on this device; prints as a table."""
-        return self.core.plan_for(torch.device(device).type == "cuda")
+        """Which solver was chosen and why, and why not the others, for tensors on this device; prints as a table.
+
+        For a GPU it also says in which form the native solver runs there, for inputs in float64.
+        """
+        device = torch.device(device)
+        plan = self.core.plan_for(device.type == "cuda")
+        map_ = self.core.array_map(True) if device.type == "cuda" else None
+        return plan if map_ is None else plan.explained(map_.form_on(device))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_last": None}

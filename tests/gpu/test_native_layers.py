@@ -65,6 +65,48 @@ def test_nothing_waits_for_the_device(batch):
         torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["second_order", "semidefinite", "exponential"])
+def test_no_transfer(name):
+    """Between the parameters and the gradients, nothing is copied from the device or to it."""
+    from torch.profiler import ProfilerActivity, profile
+
+    from cvxlayers.torch import CvxpyLayer
+
+    case = problems.get(name)
+    made = CvxpyLayer(case.problem, case.parameters, case.variables, solver="native", on_failure="nan")
+    inputs = [torch.as_tensor(np.stack([v, 1.01 * v]), device="cuda").requires_grad_() for v in case.values]
+
+    def work():
+        return torch.autograd.grad(sum(o.square().sum() for o in made(*inputs)), inputs)
+
+    work()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiled:
+        work()
+        torch.cuda.synchronize()
+    names = {event.key for event in profiled.key_averages()}
+    assert any("solve" in name for name in names)
+    assert not [name for name in names if "HtoD" in name or "DtoH" in name]
+
+
+def test_torch_compile():
+    """Inside a compiled function a layer breaks the graph, and is as it is outside."""
+    made, inputs = layer(), values(8)
+
+    def loss(*inputs):
+        (x,) = made(inputs[0] * 1.0, torch.tanh(inputs[1]), *inputs[2:])
+        return (torch.sin(x) ** 2).sum()
+
+    expected = loss(*inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch, about its own
+        found = torch.compile(loss)(*inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    pairs = zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+
+
 def test_in_a_cuda_graph():
     """Recorded once, replayed on other data; gradients included."""
     made, inputs = layer(on_failure="nan"), values(32)
@@ -107,8 +149,9 @@ def test_agrees_with_the_cpu(name, compiled):
     case, rng = problems.get(name), np.random.default_rng(0)
     found = []
     for device in ("cuda", "cpu"):
+        tol = 1e-9 if device == "cuda" else 1e-11  # the reference is to be the better one
         made = CvxpyLayer(
-            case.problem, case.parameters, case.variables, gp=case.gp, solver=Native(compiled=compiled, tol=1e-9)
+            case.problem, case.parameters, case.variables, gp=case.gp, solver=Native(compiled=compiled, tol=tol)
         )
         inputs = [
             torch.as_tensor(np.stack([v, 1.01 * v, 0.99 * v]), device=device).requires_grad_() for v in case.values
@@ -160,7 +203,10 @@ def test_failures():
 
 
 def test_what_the_plan_says():
-    assert layer().plan("cuda").solver.name == "NATIVE" and layer().plan().solver.name != "NATIVE"
+    plan = layer().plan("cuda")
+    assert plan.solver.name == "NATIVE" and layer().plan().solver.name != "NATIVE"
+    assert "by kernels" in plan.reason and "by kernels" in str(plan)
+    assert "CUDA graphs" in layer(solver="native", solver_args={"compiled": False}).plan("cuda").reason
 
 
 def test_jax_on_the_gpu():

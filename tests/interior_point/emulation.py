@@ -83,8 +83,8 @@ def solve(cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False,
     space = np.full(batch * launch.workspace + 1, np.nan)
     arguments = launching.SolveArguments(
         *map(_address, (P, q, A, b)), *(_stride(v, batch) for v in (P, q, A, b)),
-        *map(_address, (x, z, s, residuals, status, iterations, rows.starts, rows.block, rows.alphas, space)),
-        launch.workspace, tol, 100, 1,
+        *map(_address, (x, z, s, residuals, status, iterations)),
+        *map(_address, (rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace, tol, 100, 1,
     )  # fmt: skip
     _run("solve", launch, batch, arguments, backwards)
     return Outcome(x, z, s, status, iterations, residuals)
@@ -104,8 +104,32 @@ def linear_solve(cone: Product, P, A, z, s, gx, gz, backwards: bool = False, wor
     space = np.full(batch * launch.workspace + 1, np.nan)
     arguments = launching.LinearArguments(
         *map(_address, (P, A, z, s)), _stride(P, batch), _stride(A, batch),
-        *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.alphas, space)),
+        *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.semis, rows.alphas, space)),
         launch.workspace, batch, several, 1,
     )  # fmt: skip
     _run("linear_solve", launch, batch, arguments, backwards)
     return wx, wz, residual
+
+
+def pair(cone: Product, u, n: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    """`cvxlayers.solvers.interior_point.cuda.pair` on NumPy arrays."""
+    (u,), rows = _plain(u), launching.layout(cone)
+    assert rows is not None
+    launch = launching.linear_launch(rows, n, u.shape[-1])
+    assert launch is not None
+    z, s = np.full(u.shape, 7.0), np.full(u.shape, 7.0)
+    space = np.full(len(u) * launch.workspace + 1, np.nan)
+    arguments = launching.PairArguments(
+        *map(_address, (u, z, s, rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace
+    )
+    _run("pair", launch, len(u), arguments, backwards=False)
+    return z, s
+
+
+def factor(M, order: int) -> np.ndarray:
+    """The inverse Cholesky factors of the leading blocks of matrices (B, n, n), by factor.cu."""
+    (M,) = _plain(M)
+    W, n = np.full(M.shape, 7.0), M.shape[-1]
+    arguments = launching.FactorArguments(_address(M), _address(W), n * n, n * n, n, n, order)
+    _run("factor", launching.factor_launch(), len(M), arguments, backwards=False)
+    return W

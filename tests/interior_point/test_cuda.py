@@ -9,7 +9,8 @@ import torch
 from benchmarks.gpu_kernels import dense_qp, logistic, portfolio, residuals
 from cvxlayers.array.cuda import available, cache_folder, compile_text
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
-from cvxlayers.solvers.interior_point.cuda import fits, linear_solve, solve
+from cvxlayers.solvers.interior_point.cuda import blocked, fits, linear_solve, pair, solve
+from cvxlayers.solvers.interior_point.cuda.blocked import factors, inverse_factor
 from cvxlayers.solvers.interior_point.cuda.kernels import FOLDER
 from cvxlayers.solvers.interior_point.cuda.launch import layout, solve_launch
 from cvxlayers.solvers.interior_point.native import Native
@@ -33,6 +34,17 @@ def powers(batch: int, seed: int = 0):
     return cone, P, -0.1 * x - np.einsum("bij,bi->bj", A, z), A, b
 
 
+def semidefinite(batch: int, orders: tuple[int, ...], n: int, seed: int = 0):
+    """Programs over semidefinite cones with identities, in the interior, on both sides."""
+    rng = np.random.default_rng(seed)
+    blocks = (Nonnegative(2), *(PositiveSemidefinite(k) for k in orders))
+    unit = np.concatenate([np.ones(2), *(block.vector(np.eye(block.k)) for block in blocks[1:])])
+    A, x = rng.standard_normal((batch, len(unit), n)), rng.standard_normal((batch, n))
+    P = np.tile(0.1 * np.eye(n), (batch, 1, 1))
+    q = -0.1 * x - np.einsum("bij,i->bj", A, unit)
+    return Product(blocks), P, q, A, np.einsum("bij,bj->bi", A, x) + unit
+
+
 PROBLEMS = {
     "one variable": lambda: dense_qp(1, 3, 40),
     "small": lambda: dense_qp(10, 20, 300),
@@ -44,6 +56,9 @@ PROBLEMS = {
     "second-order": lambda: portfolio(60),
     "exponential": lambda: logistic(6, rows=20, n=5),
     "power": lambda: powers(40),
+    "semidefinite": lambda: semidefinite(20, (3, 3, 6), 12),
+    "many semidefinite": lambda: semidefinite(10, (2,) * 20, 20),
+    "large semidefinite": lambda: semidefinite(8, (20,), 150),
 }
 
 
@@ -53,7 +68,7 @@ def test_only_on_gpus():
 
 
 def test_only_some_cones():
-    assert layout(Product((PositiveSemidefinite(3),))) is None
+    assert layout(Product((PositiveSemidefinite(33),))) is None
     rows = layout(Product((Zero(2), SecondOrder(4), Exponential())))
     assert rows is not None and solve_launch(rows, 300, 9) is None
 
@@ -99,6 +114,48 @@ def test_derivative(name):
     wanted = torch.linalg.solve(K, torch.cat([gx, (D @ gz[..., None])[..., 0]], -1)[..., None])[..., 0]
     tolerance = 1e-6 if clear else 1e-3  # the kernel snaps eigenvalues that are nearly 0 or 1
     torch.testing.assert_close(wx, wanted[..., :n], rtol=tolerance, atol=tolerance * float(wanted.abs().max()))
+
+
+@pytest.mark.gpu
+def test_pair():
+    cone = Product((Zero(1), Nonnegative(2), SecondOrder(3), PositiveSemidefinite(4), Exponential(), Power(0.4)))
+    rng = np.random.default_rng(3)
+    u = rng.standard_normal((300, cone.size)) * 10.0 ** rng.integers(-3, 4, (300, cone.size))
+    size = torch.from_numpy(np.abs(u).max(-1, keepdims=True))
+    for found, expected in zip(pair(cone, torch.from_numpy(u).cuda(), 4), cone.pair(u), strict=True):
+        torch.testing.assert_close(found.cpu() / size, torch.from_numpy(expected) / size, rtol=0, atol=1e-13)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("n", [5, 128, 155, 300])
+def test_inverse_factor(n):
+    """By blocks, with the kernel for the diagonal ones; NaN for the matrix that is not positive definite."""
+    X = torch.randn((4, n, n), dtype=torch.float64, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    M = X @ X.mT + torch.eye(n, dtype=X.dtype, device=X.device)
+    M[2, -1, -1] = -1.0
+    assert factors(M)
+    W, keep = inverse_factor(M.clone()), [0, 1, 3]
+    identity = W[keep] @ M[keep] @ W[keep].mT
+    torch.testing.assert_close(
+        identity, torch.eye(n, dtype=X.dtype, device=X.device).expand(3, n, n), rtol=0, atol=1e-9
+    )
+    assert (W[keep].triu(1) == 0).all() and W[2, -1, -1].isnan()
+
+
+def test_blocks_of_a_factor(monkeypatch):
+    """The same with the diagonal blocks by a library, on the host."""
+
+    def diagonal(A, W, start, order):
+        own = slice(start, start + order)
+        L = torch.linalg.cholesky(A[:, own, own])
+        W[:, own, own] = torch.linalg.solve_triangular(L, torch.eye(order, dtype=L.dtype).expand_as(L), upper=False)
+
+    monkeypatch.setattr(blocked, "_factor", diagonal)
+    for n in (5, 128, 300):
+        X = torch.randn((2, n, n), dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+        M = X @ X.mT + torch.eye(n, dtype=X.dtype)
+        expected = torch.linalg.inv(torch.linalg.cholesky(M))
+        torch.testing.assert_close(inverse_factor(M.clone()), expected, rtol=1e-8, atol=1e-8)
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ from cvxlayers.conic.residuals import judge
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point.cuda.launch import layout, linear_launch, solve_launch
 from cvxlayers.status import Status
-from tests.interior_point.emulation import COMPILER, linear_solve, solve
+from tests.interior_point.emulation import COMPILER, factor, linear_solve, pair, solve
 from tests.solvers.problems import by_cvxpy, dense_program, infeasible, objective, solvable, unbounded
 
 emulated = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
@@ -21,6 +21,9 @@ CASES = {
     "linear": ((Zero(2), Nonnegative(8)), 5),
     "several warps": ((Zero(3), Nonnegative(22)), 20),
     "curved": (CURVED, 6),
+    "semidefinite": ((Zero(1), Nonnegative(2), *(PositiveSemidefinite(k) for k in (3, 3, 1, 5))), 7),
+    "wide semidefinite": ((PositiveSemidefinite(9),), 20),
+    "all": ((Zero(1), Nonnegative(2), SecondOrder(3), PositiveSemidefinite(4), Exponential(), Power(0.4)), 9),
 }
 
 
@@ -103,7 +106,7 @@ def test_invalid_elements(place, bad):
 
 
 @emulated
-@pytest.mark.parametrize("name", ["linear", "curved"])
+@pytest.mark.parametrize("name", ["linear", "curved", "semidefinite", "all"])
 def test_certificates(name):
     blocks, n = CASES[name]
     program = dense_program(blocks, n)
@@ -139,6 +142,19 @@ def test_absent_constraints():
 
 
 @emulated
+def test_weakly_active_rows():
+    """It goes on past the tolerance until z and s of each row differ by 1e4: no derivative is smoothed."""
+    n = 3
+    P, q, A = np.eye(n)[None], np.array([[-1.0, -1.0, -1.0]]), np.eye(n)[None]
+    b = 1.0 + np.array([[-2e-4, 1e-4, 1.0], [5e-5, -5e-5, 1.0], [-3e-5, 3e-4, 1.0]])  # x is the lesser of 1 and b
+    out = solve(Product((Nonnegative(n),)), P, q, A, b)
+    ratio = out.z / out.s
+    assert (out.status == Status.SOLVED).all() and (np.minimum(ratio, 1 / ratio) < 1e-4).all()
+    np.testing.assert_allclose(out.x, np.minimum(b, 1.0), atol=1e-8)
+    assert np.array_equal(ratio > 1, b < 1)
+
+
+@emulated
 def test_loose_constraints():
     """Rows with a large b, whose multipliers have to become far smaller than the tolerance."""
     blocks, n = CASES["linear"]
@@ -147,6 +163,24 @@ def test_loose_constraints():
     b[:, [4, 7]] = 1e4
     out = solve(program.cone, P, q, A, b)
     assert (out.status == Status.SOLVED).all() and out.residuals.max() <= 1e-8
+
+
+@emulated
+def test_exponential_cones_to_the_tolerance():
+    """Logistic regressions whose last steps the rounding errors of the scaling once spoiled."""
+    rows, n = 12, 5
+    size, at = n + 3 * rows, np.arange(rows)
+    Z = np.random.RandomState(0).randn(60, rows, n)[[31, 56]]
+    A, b = np.zeros((2, 7 * rows, size)), np.zeros((1, 7 * rows))
+    A[:, at, n + rows + at] = A[:, at, n + 2 * rows + at] = b[:, at] = 1.0  # p + r <= 1
+    first, second = rows + 6 * at, rows + 6 * at + 3  # exp(-Z w - t) <= p, exp(-t) <= r
+    A[:, first, :n], A[:, first, n + at], A[:, second, n + at] = Z, 1.0, 1.0
+    b[:, first + 1] = b[:, second + 1] = 1.0
+    A[:, first + 2, n + rows + at] = A[:, second + 2, n + 2 * rows + at] = -1.0
+    P, q = np.zeros((1, size, size)), np.zeros((1, size))
+    P[0, range(n), range(n)], q[0, n : n + rows] = 0.1, 1.0 / rows
+    out = solve(Product((Nonnegative(rows), *(Exponential(),) * (2 * rows))), P, q, A, b)
+    assert (out.status == Status.SOLVED).all() and out.residuals.max() <= 1e-9 and out.iterations.max() < 16
 
 
 @emulated
@@ -165,7 +199,7 @@ def test_bad_scales(scale):
 
 
 @emulated
-@pytest.mark.parametrize("name", ["linear", "curved"])
+@pytest.mark.parametrize("name", ["linear", "curved", "semidefinite", "all"])
 def test_vectors_in_the_workspace(name):
     """Programs with many rows keep their vectors in global memory; the numbers are the same."""
     blocks, n = CASES[name]
@@ -200,7 +234,35 @@ def test_linear_solve(name, quadratic):
 
 
 @emulated
-@pytest.mark.parametrize("name", ["linear", "curved"])
+@pytest.mark.parametrize("order", [3, 40, 128])
+def test_diagonal_blocks(order):
+    """L^-1 of a leading block, zeros above it, nothing elsewhere; NaN for a matrix that is not positive definite."""
+    X = np.random.default_rng(0).standard_normal((2, 130, 130))
+    M = X @ X.swapaxes(-1, -2)
+    M[1, order - 1, order - 1] = -1.0
+    W, part = factor(M, order), M[0, :order, :order]
+    np.testing.assert_allclose(W[0, :order, :order], np.linalg.inv(np.linalg.cholesky(part)), rtol=1e-7, atol=1e-9)
+    assert np.isnan(W[1, :order, :order]).all()
+    assert (W[:, order:] == 7.0).all() and (W[:, :, order:] == 7.0).all()
+
+
+@emulated
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 1e6])
+def test_pair(scale):
+    """The projections are those of the sets, at random points, near the boundary and at special ones."""
+    cone = Product((Zero(1), Nonnegative(2), SecondOrder(3), PositiveSemidefinite(4), Exponential(), Power(0.4)))
+    rng = np.random.default_rng(3)
+    u = rng.standard_normal((300, cone.size)) * 10.0 ** rng.integers(-3, 4, (300, cone.size))
+    z, s = cone.pair(u[:100])
+    u = scale * np.concatenate([u, z, -s, z * rng.uniform(0, 2) - s, rng.integers(-1, 2, (100, cone.size)), 0 * z[:1]])
+    found, expected = pair(cone, u), cone.pair(u)
+    size = np.abs(u).max(-1, keepdims=True) + 1e-300
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a / size, b / size, rtol=0, atol=1e-13)
+
+
+@emulated
+@pytest.mark.parametrize("name", ["linear", "curved", "semidefinite", "all"])
 def test_gradient_by_finite_differences(name):
     """grad_q = w_x and grad_b = -w_z for the loss c'x."""
     blocks, n = CASES[name]
@@ -218,11 +280,15 @@ def test_gradient_by_finite_differences(name):
 
 def test_what_fits():
     """Cones in the order of the canonical form, sizes that shared memory holds."""
-    assert layout(Product((Nonnegative(2), PositiveSemidefinite(3)))) is None
+    assert layout(Product((Nonnegative(2), PositiveSemidefinite(33)))) is None
+    assert layout(Product((PositiveSemidefinite(3), SecondOrder(3)))) is None
     assert layout(Product((Nonnegative(2), Zero(3)))) is None
-    rows = layout(Product((Zero(2), Nonnegative(3), SecondOrder(4), SecondOrder(4), Exponential(), Power(0.3))))
+    semidefinite = (PositiveSemidefinite(2), PositiveSemidefinite(2), PositiveSemidefinite(3))
+    curved = (SecondOrder(4), SecondOrder(4), *semidefinite, Exponential(), Power(0.3))
+    rows = layout(Product((Zero(2), Nonnegative(3), *curved)))
     assert rows is not None
-    assert (rows.zeros, rows.linear, rows.round, rows.socs, rows.threes) == (2, 5, 13, 2, 2)
+    assert (rows.zeros, rows.linear, rows.round, rows.semi, rows.socs, rows.threes) == (2, 5, 13, 25, 2, 2)
+    assert rows.semis.tolist() == [[13, 2, 0, 0], [16, 2, 4, 2], [19, 3, 8, 4]]
     assert rows.starts.tolist() == [5, 9, 13] and rows.block.tolist() == [0] * 4 + [1] * 4
     plain = layout(Product((Nonnegative(8),)))
     assert plain is not None

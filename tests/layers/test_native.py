@@ -309,6 +309,8 @@ def test_kernels_get_the_layout_that_they_want(monkeypatch):
         ]
         return out
 
+    # The Newton steps afterwards are not the same.
+    monkeypatch.setattr("cvxlayers.array_map.polish", lambda cone, P, q, A, b, *point: point[:-1])
     expected = results()
     monkeypatch.setattr(dispatch, "_fused", lambda *args: True)
     monkeypatch.setattr(dispatch, "cuda", Kernels)

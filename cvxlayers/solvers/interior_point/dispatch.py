@@ -8,8 +8,8 @@ import numpy as np
 from array_api_compat import is_torch_array
 
 from cvxlayers.array import namespace
-from cvxlayers.conic import array_kkt
-from cvxlayers.sets import Product
+from cvxlayers.conic import array_kkt, array_newton
+from cvxlayers.sets import Nonnegative, Product, Zero
 from cvxlayers.solvers.interior_point import cuda, method
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.interior_point.outcome import Outcome
@@ -26,6 +26,15 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     out = cuda.solve(cone, P, q, A, b, settings)
     xp = namespace(q)
     return Outcome(*(v if len(lead) == 1 else xp.reshape(v, (*lead, *v.shape[1:])) for v in out))
+
+
+def form(cone: Product, n: int, m: int, device: Any, settings: Native) -> str:
+    """In which form the method runs for float64 PyTorch tensors on a CUDA device, in words."""
+    if settings.compiled and settings.precision == "float64" and cuda.fits(cone, n, m, device):
+        return "by kernels, one thread block for each problem"
+    if method.recordable(cone):
+        return "by array operations, recorded as CUDA graphs for shapes that come again"
+    return "by array operations"
 
 
 def linear_solve(
@@ -53,6 +62,38 @@ def linear_solve(
     P, A, z, s = (_flat(v, sides.kept, k) for v, k in ((P, 2), (A, 2), (z, 1), (s, 1)))
     wx, wz, residual = cuda.linear_solve(cone, P, A, z, s, rows(gx), rows(gz))
     return back(wx), back(wz), back(residual[..., None])[..., 0]
+
+
+def polish(
+    cone: Product,
+    P: Array,
+    q: Array,
+    A: Array,
+    b: Array,
+    x: Array,
+    z: Array,
+    s: Array,
+    residuals: Array,
+    settings: Native,
+) -> tuple[Array, Array, Array, Array]:
+    """(x, z, s, residuals) after Newton's method on the optimality conditions; see `cvxlayers.conic.array_newton`."""
+    arrays = (cone, P, q, A, b, x, z, s, residuals)
+    if not _fused(cone, A, settings) or 0 in x.shape:
+        return array_newton.polish(*arrays)
+    if all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks):
+        return x, z, s, residuals  # the kernel goes on until it is clear which rows are active
+    xp, n = namespace(x), x.shape[-1]
+
+    def pair(u: Array) -> tuple[Array, Array]:
+        flat = xp.reshape(u, (-1, cone.size)).contiguous()
+        return tuple(xp.reshape(v, u.shape) for v in cuda.pair(cone, flat, n))  # pyright: ignore[reportReturnType]
+
+    def direction(z: Array, s: Array, top: Array, low: Array) -> tuple[Array, Array]:
+        wx, wz, _ = linear_solve(cone, P, A, z, s, top, low, settings)
+        # Of a singular system, whatever the kernel leaves; the residuals decide what is kept.
+        return xp.where(xp.isfinite(wx), wx, 0.0), xp.where(xp.isfinite(wz), wz, 0.0)
+
+    return array_newton.polish(*arrays, pair=pair, direction=direction)
 
 
 def _fused(cone: Product, A: Array, settings: Native) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from cvxlayers.array import cholesky, constant, namespace, prefers_products, triangular_inverse, triangular_solve
 from cvxlayers.solvers.interior_point.cones.product import ProductBarrier
+from cvxlayers.solvers.interior_point.cuda.blocked import factors, inverse_factor
 
 Array = Any
 
@@ -42,10 +43,15 @@ class NewtonSystem:
         if self.E is not None:
             M = M + xp.matrix_transpose(self.E) @ self.E
         extra = regularization * (1.0 + xp.linalg.diagonal(P))
-        M = M + extra[..., None] * constant(np.eye, (P.shape[-1],), M)
-        self.L = cholesky(xp.astype(M, low) if low is not None else M)
         # A GPU multiplies in a tenth of the time of a substitution, even with the inverse to be found first.
-        self.inverse = triangular_inverse(self.L) if prefers_products(self.L) else None
+        self.L: Array = None
+        self.inverse: Array = None
+        if low is None and M is not P and factors(M):
+            self.inverse = inverse_factor(M, extra)
+        else:
+            M = M + extra[..., None] * constant(np.eye, (P.shape[-1],), M)
+            self.L = cholesky(xp.astype(M, low) if low is not None else M)
+            self.inverse = triangular_inverse(self.L) if prefers_products(self.L) else None
         if self.E is not None:
             E = self.E if low is None else xp.astype(self.E, low)
             self.V = self._down(xp.broadcast_to(xp.matrix_transpose(E), (*M.shape[:-1], p)))
@@ -55,8 +61,9 @@ class NewtonSystem:
 
     def ok(self) -> Array:
         """Whether the factorization went through, (*batch, 1)."""
-        xp = namespace(self.L)
-        good = xp.isfinite(self.L[..., -1, -1:])
+        factor = self.L if self.inverse is None else self.inverse
+        xp = namespace(factor)
+        good = xp.isfinite(factor[..., -1, -1:])
         return good if self.E is None else good & xp.isfinite(self.S[..., -1, -1:])
 
     def times(self, x: Array, z: Array) -> tuple[Array, Array]:

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cvxlayers.array import iterate, namespace, pending, prefers_products, stop_gradient
+from cvxlayers.array import iterate, namespace, pending, prefers_products, recorded, stop_gradient
 from cvxlayers.conic.residuals import ABSENT, INFINITE
-from cvxlayers.sets import Nonnegative, Product
+from cvxlayers.sets import Nonnegative, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point.cones.barrier import inverse
 from cvxlayers.solvers.interior_point.cones.nonnegative import NonnegativeBarrier
 from cvxlayers.solvers.interior_point.cones.product import ProductBarrier
-from cvxlayers.solvers.interior_point.equilibrate import equilibrate
+from cvxlayers.solvers.interior_point.equilibrate import Scaled, equilibrate
 from cvxlayers.solvers.interior_point.kkt import NewtonSystem
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.interior_point.outcome import Outcome
@@ -39,11 +39,13 @@ FAR = {"float64": float("inf"), "mixed": 1e4, "float32": 1e4}
 SHORT = 0.1  # a step that calls for centering
 # By precision: rounds without a better point after which an element is given up; the scaled residual at which a ray
 # counts as a certificate while the loop runs; what is added to the factorized matrix; how often a step is refined; the
-# size of a starting point, relative to the scaled data, that is of no use.
+# residual that further rounds aim at, relative to the tolerance; and the size of a starting point, relative to the
+# scaled data, that is of no use.
 PATIENCE = {"float64": 12, "mixed": 2, "float32": 12}
 PROOF = {"float64": 1e-9, "mixed": 1e-9, "float32": 5e-5}
 REGULARIZATION = {"float64": 1e-12, "mixed": 1e-6, "float32": 1e-6}
 REFINEMENTS = {"float64": 2, "mixed": 6, "float32": 2}
+GOAL = {"float64": 1e-2, "mixed": 1.0, "float32": 1.0}
 FLOAT32_TOL = 5e-6
 
 
@@ -60,6 +62,15 @@ class Iterate(NamedTuple):
     def joined(self) -> Array:
         """The point as one vector (*batch, n + 2m + 2): what the loop carries, and moves in one operation."""
         return namespace(self.x).concat(list(self), axis=-1)
+
+
+class Arrays(NamedTuple):
+    """What a round reads of the problem: the scaled data, the units of its residuals, and 0 at the equalities."""
+
+    scaled: Scaled
+    dual_unit: Array
+    primal_unit: Array
+    cones: Array
 
 
 class State(NamedTuple):
@@ -166,21 +177,59 @@ class Method:
         left = pending(state.done)
         if left is None or state.done.ndim != 2:
             return iterate(limit, self.round, state, lambda state: state.done)
-        rounds = 3 if prefers_products(state.done) else 1  # a look waits for the accelerator
+        count = 2 if prefers_products(state.done) else 1  # a look waits for the accelerator
+        state, limit = self._replayed(state, limit, count)
+        left = pending(state.done)
         while limit > 0 and len(left):
-            if 2 * len(left) <= state.done.shape[0]:
-                return _put(state, left, self._take(left).run(_take(state, left), limit))
-            for _ in range(min(rounds, limit)):
+            if self._few(left, state):
+                some = self._going(state.done, left)
+                return _put(state, some, self._with(_take(self.arrays, some)).run(_take(state, some), limit))
+            for _ in range(min(count, limit)):
                 state, limit = self.round(state), limit - 1
             left = pending(state.done)
         return state
 
-    def _take(self, elements: Array) -> Method:
-        part = copy(self)
-        part.scaled = _take(self.scaled, elements)
-        part.dual_unit, part.primal_unit = self.dual_unit[elements], self.primal_unit[elements]
-        part.cones = self.cones[elements]
-        return part
+    def _replayed(self, state: State, limit: int, count: int) -> tuple[State, int]:
+        """The state after recorded rounds, until few elements are left; as it came where there are none."""
+        if not self.recordable:
+            return state, limit
+        key = (Method, self.barrier.cone, self.tol, self.precision)
+        graph = recorded(key, lambda arrays, state: self._with(arrays).round(state), count, self.arrays, state)
+        if graph is None:
+            return state, limit
+        with graph.session(self.arrays, state) as replay:
+            while limit >= count and not self._few(pending(state.done), state):
+                state, limit = replay(), limit - count
+            return graph.own(state), limit
+
+    @property
+    def recordable(self) -> bool:
+        return recordable(self.barrier.cone)
+
+    def _share(self, done: Array) -> int:
+        """One in how many elements is worth a smaller batch: recorded rounds take most of their time for any size."""
+        return 4 if self.recordable and prefers_products(done) else 2
+
+    def _few(self, left: Array, state: State) -> bool:
+        return self._share(state.done) * len(left) <= state.done.shape[0]
+
+    def _going(self, done: Array, left: Array) -> Array:
+        """The elements that go on; with others, which do not change, up to a size for which rounds are recorded."""
+        share = self._share(done)
+        if share == 2:
+            return left
+        xp = namespace(done)
+        return xp.argsort(xp.astype(done[:, 0], xp.int32), stable=True)[: -(-done.shape[0] // share)]
+
+    @property
+    def arrays(self) -> Arrays:
+        return Arrays(self.scaled, self.dual_unit, self.primal_unit, self.cones)
+
+    def _with(self, arrays: Arrays) -> Method:
+        """This method for other data."""
+        other = copy(self)
+        other.scaled, other.dual_unit, other.primal_unit, other.cones = arrays
+        return other
 
     def resumed(self, state: State) -> State:
         """The state from which float64 goes on: at the best point of the elements that are not at an end."""
@@ -270,12 +319,14 @@ class Method:
         )  # fmt: skip
         merit = xp.maximum(xp.maximum(parts[0], parts[1]), parts[2])
         better = (merit < state.merit) & ~state.done
-        progress = (merit < 0.9 * state.merit) & ~state.done
+        progress, fast = (merit < 0.9 * state.merit) & ~state.done, merit < 0.5 * state.merit
         best = xp.where(better, state.point, state.best)
         merit = xp.where(better, merit, state.merit)
         waited = xp.where(progress, 0.0, state.waited + 1.0)
         ray = (tau < kappa) & self._proves(Px, ATz, Ax + s, qx, bz)
-        done = state.done | (merit <= self.tol) | ray | (waited > PATIENCE[self.precision])
+        # x is less accurate than the residuals: past the tolerance it goes on while a round brings much, to the goal.
+        ended = (merit <= self.tol) & ~fast | (merit <= GOAL[self.precision] * self.tol)
+        done = state.done | ended | ray | (waited > PATIENCE[self.precision])
         return state._replace(best=best, merit=merit, done=done, waited=waited)
 
     def _proves(self, Px: Array, ATz: Array, moved: Array, qx: Array, bz: Array) -> Array:
@@ -330,6 +381,11 @@ class Method:
             regularization=more,
             iterations=xp.where(going, state.iterations + 1.0, state.iterations),
         )
+
+
+def recordable(cone: Product) -> bool:
+    """Whether a round is the same operations whatever the values: no backtracking, no eigenvalues by a library."""
+    return all(isinstance(block, (Zero, Nonnegative, SecondOrder)) for block in cone.blocks)
 
 
 def _take(values: Any, elements: Array) -> Any:

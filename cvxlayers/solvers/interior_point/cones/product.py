@@ -57,7 +57,7 @@ class ProductBarrier:
             for block, count, start in cone.groups
             if block.size
         ]
-        self.m = cone.size
+        self.cone, self.m = cone, cone.size
         self.equalities = sum(g.stop - g.start for g in groups if isinstance(g.barrier, ZeroBarrier))
         self.groups = tuple(g for g in groups if not isinstance(g.barrier, ZeroBarrier))
         self.degree = sum(g.barrier.degree * g.count for g in self.groups)

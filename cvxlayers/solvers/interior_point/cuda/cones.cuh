@@ -1,11 +1,12 @@
-// The product of cones: rows of zero and nonnegative cones first, then second-order, exponential and power cones.
+// The product of cones: zero and nonnegative cones first, then second-order, semidefinite, exponential and power cones.
 //
 // A symmetric cone is scaled by the point of Nesterov and Todd, the others by Tuncel's update (three.cuh). H is the
-// block-diagonal matrix with H z = s. A thread takes a row, a warp a second-order cone, a thread an exponential or a
-// power cone. Linear row i belongs to thread i mod THREADS everywhere, so that what one function writes another may
+// block-diagonal matrix with H z = s. A thread takes a row, a warp a second-order cone, the block a semidefinite one, a
+// thread an exponential or a power cone. Linear row i belongs to thread i mod THREADS everywhere, so that what one function writes another may
 // read; only where there are curved cones is a meeting needed in between.
 #pragma once
 #include "layout.cuh"
+#include "semidefinite.cuh"
 #include "three.cuh"
 
 constexpr real STATIC_DUAL = 1e-9;  // added to H where it is diagonal: bounds the weights, and is all there is at equalities
@@ -20,7 +21,19 @@ DEVICE real *vectors() {
     return header().workspace + (TALL ? 0 : (TALL_PASSING + CONES_KEPT + 2) * tall + (SOCS + 1) / 2 * 2 + 18 * THREES);
 }
 
-constexpr int degree = LINEAR - ZEROS + SOCS + 3 * THREES;
+#if SEMIS
+// Semidefinite cones, with S = R diag(lambda) R' and Z = R^-T diag(lambda) R^-1: the matrices R' and R^-1, three that
+// pass, and lambda; the rows of H^(-1/2) A, and what making them takes.
+DEVICE real *squares(int which) { return vectors() + 2 * n * SOCS + which * SQUARES; }
+DEVICE real *Rt() { return squares(0); }
+DEVICE real *Ri() { return squares(1); }
+DEVICE real *passing(int which) { return squares(2 + which); }
+DEVICE real *spectra() { return squares(5); }
+DEVICE real *turned() { return spectra() + ORDERS; }
+DEVICE real *room() { return turned() + (SEMI - ROUND) * n; }
+#endif
+
+constexpr int degree = LINEAR - ZEROS + SOCS + ORDERS + 3 * THREES;
 
 // H = I, for a point to start from.
 DEVICE void unit_cones() {
@@ -34,7 +47,132 @@ DEVICE void unit_cones() {
         if (h()[i] == 1.0) eta()[block_of(i)] = 1.0;
     }
 #endif
+#if SEMIS
+    LOOP for (int i = thread(); i < ORDERS; i += THREADS) spectra()[i] = 1.0;
+    each_entry([](int c, int k, int i, int j) {
+        const int at = square_of(c) + i * k + j;
+        Rt()[at] = Ri()[at] = i == j ? 1.0 : 0.0;
+    });
+#endif
 }
+
+#if SEMIS
+// The Cholesky factors of S and Z, the singular values lambda and the vectors of L_Z'L_S: R = L_S V lambda^(-1/2).
+FUNCTION void scale_semidefinite(const real *z, const real *s) {
+    real *LS = Rt(), *LZ = passing(0), *W = passing(1);
+    each_entry([=](int c, int k, int i, int j) {
+        const int at = square_of(c) + i * k + j;
+        LS[at] = entry(s + first_of(c), i, j), LZ[at] = entry(z + first_of(c), i, j);
+    });
+    meet();
+    LOOP for (int unit = warp(); unit < 2 * SEMIS; unit += WARPS)
+        cholesky((unit & 1 ? LZ : LS) + square_of(unit / 2), order_of(unit / 2));
+    meet();
+    each_entry([=](int c, int k, int p, int i) {
+        const int own = square_of(c);
+        W[own + p * k + i] = inner(LZ + own + i * k, 1, LS + own + p * k, 1, k);
+    });
+    meet();
+    LOOP for (int c = warp(); c < SEMIS; c += WARPS) {
+        const int k = order_of(c), own = square_of(c), p = lane();
+        orthogonalize<true>(W + own, LS + own, k, 1e-8);
+        if (p < k) spectra()[vector_of(c) + p] = larger(sqrt(inner(W + own + p * k, 1, W + own + p * k, 1, k)), 1e-150);
+    }
+    meet();
+    each_entry([=](int c, int k, int p, int j) {
+        const int own = square_of(c);
+        const real by = rsqrt(spectra()[vector_of(c) + p]);
+        Rt()[own + p * k + j] *= by;
+        Ri()[own + p * k + j] = by * by * by * inner(W + own + p * k, 1, LZ + own + j, k, k);
+    });
+}
+
+// out = M mat(v) M'; begins and ends with a meeting, and T passes.
+FUNCTION void into_frame(const real *M, const real *v, real *T, real *out) {
+    meet();
+    each_entry([=](int c, int k, int i, int j) {
+        const int own = square_of(c);
+        T[own + i * k + j] = inner_entry(M + own + i * k, v + first_of(c), j, k);
+    });
+    meet();
+    each_entry([=](int c, int k, int i, int j) {
+        const int own = square_of(c);
+        out[own + i * k + j] = inner(T + own + i * k, 1, M + own + j * k, 1, k);
+    });
+    meet();
+}
+
+// v becomes the vector of M mat(v) M', or with M' in the place of M; begins and ends with a meeting.
+FUNCTION void congruent(const real *M, real *v, bool transposed) {
+    real *T = passing(0);
+    meet();
+    each_entry([=](int c, int k, int i, int j) {
+        const int own = square_of(c);
+        const real *row = M + own + (transposed ? i : i * k);
+        real sum = 0.0;
+        LOOP for (int l = 0; l < k; ++l) sum += row[transposed ? l * k : l] * entry(v + first_of(c), l, j);
+        T[own + i * k + j] = sum;
+    });
+    meet();
+    each_entry([=](int c, int k, int i, int j) {
+        const int own = square_of(c);
+        if (i > j) return;
+        const real sum = inner(T + own + i * k, 1, M + own + (transposed ? j : j * k), transposed ? k : 1, k);
+        v[first_of(c) + packed(i, j)] = sum * (i == j ? 1.0 : ROOT2);
+    });
+    meet();
+}
+
+// The least eigenvalue of mat(v) in each cone, for the warp that takes it; `use(c, least)`. Begins with a meeting.
+template <class Use> DEVICE void least_eigenvalues(const real *v, Use use) {
+    real *T = passing(0);
+    meet();
+    each_entry([=](int c, int k, int i, int j) { T[square_of(c) + i * k + j] = entry(v + first_of(c), i, j); });
+    meet();
+    LOOP for (int c = warp(); c < SEMIS; c += WARPS) use(c, least_eigenvalue(T + square_of(c), order_of(c)));
+}
+
+// The largest step up to `most` for which S + step dS, or Z + step dZ, stays definite, for the warps that find it.
+FUNCTION real step_semidefinite(const real *dv, bool dual, real most) {
+    real *T = passing(1);
+    into_frame(dual ? Rt() : Ri(), dv, passing(0), T);
+    each_entry([=](int c, int k, int i, int j) {
+        const real *lambda = spectra() + vector_of(c);
+        T[square_of(c) + i * k + j] *= rsqrt(lambda[i]) * rsqrt(lambda[j]);
+    });
+    meet();
+    LOOP for (int c = warp(); c < SEMIS; c += WARPS) {
+        const real least = least_eigenvalue(T + square_of(c), order_of(c));
+        if (least * most < -1.0) most = -1.0 / least;
+    }
+    return most;
+}
+
+// d_s of the combined step: the vector of R X R', with X o lambda = share (dS~ o dZ~) - mu I in the frame of R.
+FUNCTION void correct_semidefinite(
+    const real *s, const real *dz, const real *dS, real mu, real share, real *ds) {
+    real *X = passing(1), *Y = passing(2), *T = passing(0);
+    into_frame(Ri(), dS, T, X);
+    into_frame(Rt(), dz, T, Y);
+    each_entry([=](int c, int k, int i, int j) {
+        const int own = square_of(c);
+        const real *lambda = spectra() + vector_of(c), *x = X + own, *y = Y + own;
+        const real product = inner(x + i * k, 1, y + j * k, 1, k) + inner(x + j * k, 1, y + i * k, 1, k);
+        T[own + i * k + j] = (share * product - (i == j ? 2.0 * mu : 0.0)) / (lambda[i] + lambda[j]);
+    });
+    meet();
+    each_entry([=](int c, int k, int i, int q) {
+        const int own = square_of(c);
+        X[own + i * k + q] = inner(Rt() + own + i, k, T + own + q, k, k);
+    });
+    meet();
+    each_entry([=](int c, int k, int i, int j) {
+        if (i > j) return;
+        const int own = square_of(c), at = first_of(c) + packed(i, j);
+        ds[at] = s[at] + inner(X + own + i * k, 1, Rt() + own + j, k, k) * (i == j ? 1.0 : ROOT2);
+    });
+}
+#endif
 
 // H and its root at (z, s).
 FUNCTION void scale_cones(const real *z, const real *s) {
@@ -67,9 +205,12 @@ FUNCTION void scale_cones(const real *z, const real *s) {
         }
     }
 #endif
+#if SEMIS
+    scale_semidefinite(z, s);
+#endif
 #if THREES
     LOOP for (int k = thread(); k < THREES; k += THREADS)
-        scaling3(s + ROUND + 3 * k, z + ROUND + 3 * k, alpha(k), B3() + 9 * k, R3() + 9 * k);
+        scaling3(s + SEMI + 3 * k, z + SEMI + 3 * k, alpha(k), B3() + 9 * k, R3() + 9 * k);
 #endif
 }
 
@@ -96,19 +237,24 @@ DEVICE void multiply_by_H(real *v) {
 #if CURVED
     LOOP for (int k = warp(); k < SOCS; k += WARPS) round_product(k, v, 1.0);
 #endif
+#if SEMIS
+    congruent(Rt(), v, false), congruent(Rt(), v, true);
+#endif
 #if THREES
-    LOOP for (int k = thread(); k < THREES; k += THREADS) squared3(B3() + 9 * k, v + ROUND + 3 * k, false);
+    LOOP for (int k = thread(); k < THREES; k += THREADS) squared3(B3() + 9 * k, v + SEMI + 3 * k, false);
 #endif
 }
 
-// v becomes (H + STATIC_DUAL)^-1 v.
+// v becomes (H + STATIC_DUAL)^-1 v; of semidefinite cones, `solve_reduced` takes care.
 DEVICE void divide_by_H(real *v) {
     LOOP for (int i = thread(); i < LINEAR; i += THREADS) v[i] *= root()[i] * root()[i];
 #if CURVED
     LOOP for (int k = warp(); k < SOCS; k += WARPS) round_product(k, v, -1.0);
 #endif
+#if SEMIS
+#endif
 #if THREES
-    LOOP for (int k = thread(); k < THREES; k += THREADS) squared3(R3() + 9 * k, v + ROUND + 3 * k, true);
+    LOOP for (int k = thread(); k < THREES; k += THREADS) squared3(R3() + 9 * k, v + SEMI + 3 * k, true);
 #endif
 }
 
@@ -116,7 +262,6 @@ DEVICE void divide_by_H(real *v) {
 // the first row of a second-order cone, and (a_i - w_i (a_0 + g) / (1 + w_0)) / eta for the others.
 DEVICE void prepare_rows(const real *A, const real *e, const real *d) {
 #if CURVED
-    
     LOOP for (int unit = thread(); unit < n * SOCS; unit += THREADS) {
         const int k = unit / n, j = unit - k * n, first = start_of(k), last = start_of(k + 1);
         const real *a = A + first * n + j;
@@ -125,6 +270,14 @@ DEVICE void prepare_rows(const real *A, const real *e, const real *d) {
         const real scale = e[first] * d[j], head = a[0] * scale, g = h()[first] * head - scale * sum;
         vectors()[(2 * k) * n + j] = g / eta()[k];
         vectors()[(2 * k + 1) * n + j] = (head + g) / ((1.0 + h()[first]) * eta()[k]);
+    }
+#endif
+#if SEMIS
+    meet();
+    LOOP for (int c = 0; c < SEMIS; ++c) {
+        const int first = first_of(c);
+        congruent_rows(
+            A + first * n, e[first], d, Ri() + square_of(c), order_of(c), room(), turned() + (first - ROUND) * n);
     }
 #endif
 }
@@ -141,8 +294,14 @@ DEVICE void stage_row(int i, const real *A, const real *e, const real *d, real *
             row[j] = j >= n ? 0.0 : first ? vector[j] : GLOBAL(a + j) * scale * d[j] - w * vector[n + j];
         return;
     }
+#if SEMIS
+    if (i < SEMI) {
+        UNROLL for (int j = lane(); j < 16 * wide; j += 32) row[j] = j < n ? turned()[(i - ROUND) * n + j] : 0.0;
+        return;
+    }
+#endif
 #if THREES
-    const int k = (i - ROUND) / 3, part = i - ROUND - 3 * k;
+    const int k = (i - SEMI) / 3, part = i - SEMI - 3 * k;
     const real *r = R3() + 9 * k + 3 * part, scale = e[i];
     UNROLL for (int j = lane(); j < 16 * wide; j += 32) {
         real value = 0.0;
@@ -153,9 +312,9 @@ DEVICE void stage_row(int i, const real *A, const real *e, const real *d, real *
 #endif
 }
 
-// The largest step up to `most` for which v + step dv stays in the cones (K for v = s, K* for v = z, `dual`),
-// second-order and linear cones only; of one thread.
-FUNCTION real step_inside(const real *v, const real *dv, real most) {
+// The largest step up to `most` for which v + step dv stays in the symmetric cones, for v = s, or v = z, `dual`; of one
+// thread.
+FUNCTION real step_inside(const real *v, const real *dv, bool dual, real most) {
     LOOP for (int i = thread(); i < LINEAR; i += THREADS)
         if (i >= ZEROS && dv[i] < 0.0) most = smaller(most, -v[i] / dv[i]);
 #if CURVED
@@ -176,6 +335,9 @@ FUNCTION real step_inside(const real *v, const real *dv, real most) {
         if (dv[first] < 0.0) most = smaller(most, -v[first] / dv[first]);
     }
 #endif
+#if SEMIS
+    most = step_semidefinite(dv, dual, most);
+#endif
     return most;
 }
 
@@ -183,7 +345,7 @@ FUNCTION real step_inside(const real *v, const real *dv, real most) {
 // The same for the exponential and power cones, by going back from `most`.
 FUNCTION real step_back(const real *z, const real *dz, const real *s, const real *dS, real most) {
     LOOP for (int k = thread(); k < THREES; k += THREADS) {
-        const int at = ROUND + 3 * k;
+        const int at = SEMI + 3 * k;
         LOOP for (int tries = 0; tries < 100; ++tries) {
             real next_z[3], next_s[3];
             UNROLL for (int i = 0; i < 3; ++i)
@@ -210,8 +372,24 @@ FUNCTION real barriers(const real *z, const real *dz, const real *s, const real 
         zz = square(z[first] + step * dz[first]) - warp_sum(zz);
         if (lane() == 0) total -= 0.5 * log(ss * zz);
     }
+#if SEMIS
+    real *S = passing(0), *Z = passing(1);
+    meet();
+    each_entry([=](int c, int k, int i, int j) {
+        const int first = first_of(c), at = square_of(c) + i * k + j;
+        S[at] = entry(s + first, i, j) + step * entry(dS + first, i, j);
+        Z[at] = entry(z + first, i, j) + step * entry(dz + first, i, j);
+    });
+    meet();
+    LOOP for (int unit = warp(); unit < 2 * SEMIS; unit += WARPS) {
+        const int k = order_of(unit / 2);
+        real *L = (unit & 1 ? Z : S) + square_of(unit / 2);
+        cholesky(L, k);
+        if (lane() < k) total -= 2.0 * log(L[lane() * k + lane()]);
+    }
+#endif
     LOOP for (int k = thread(); k < THREES; k += THREADS) {
-        const int at = ROUND + 3 * k;
+        const int at = SEMI + 3 * k;
         real next_z[3], next_s[3], zt[3];
         UNROLL for (int i = 0; i < 3; ++i)
             next_z[i] = z[at + i] + step * dz[at + i], next_s[i] = s[at + i] + step * dS[at + i];
@@ -257,9 +435,12 @@ FUNCTION void correct(
         if (lane() == 0) ds[first] = s[first] + size * (w0 * y0 + wy);
     }
 #endif
+#if SEMIS
+    correct_semidefinite(s, dz, dS, mu, share, ds);
+#endif
 #if THREES
     LOOP for (int k = thread(); k < THREES; k += THREADS) {
-        const int at = ROUND + 3 * k;
+        const int at = SEMI + 3 * k;
         const DualBarrier f(z + at, alpha(k));
         real q[3], third[3];
         UNROLL for (int i = 0; i < 3; ++i) q[i] = dS[at + i];

@@ -20,8 +20,11 @@ struct Vectors {
     int stride;
 };
 
-// out_r = A u_r, or what PRODUCT says, for A (m, n) by rows. Call meet() before it, if others wrote u, and after it.
-template <int R, Product PRODUCT> FUNCTION void times_rows(const real *A, Vectors u, Vectors out) {
+// An entry of a matrix in global memory, which the kernel itself may have written.
+template <bool WRITTEN> DEVICE real fetched(const real *at) { return WRITTEN ? *at : GLOBAL(at); }
+
+// out_r = A u_r, or what PRODUCT says, for A (rows, n) by rows. Call meet() before it, if others wrote u, and after it.
+template <int R, Product PRODUCT, int rows = m, bool WRITTEN = false> FUNCTION void times_rows(const real *A, Vectors u, Vectors out) {
     constexpr int COLUMNS = (n + LANES - 1) / LANES, GROUPS = THREADS / LANES, AHEAD = COLUMNS > 14 ? 1 : 28 / COLUMNS > 4 ? 4 : 28 / COLUMNS;
     const int l = thread() % LANES, group = thread() / LANES;
     real entries[R][COLUMNS];
@@ -29,22 +32,22 @@ template <int R, Product PRODUCT> FUNCTION void times_rows(const real *A, Vector
         const int j = l + LANES * k;
         UNROLL for (int r = 0; r < R; ++r) entries[r][k] = j < n ? u.at[r * u.stride + j] : 0.0;
     }
-    LOOP for (int first = 0; first < m; first += GROUPS * AHEAD) {
+    LOOP for (int first = 0; first < rows; first += GROUPS * AHEAD) {
         real a[AHEAD][COLUMNS];
         UNROLL for (int t = 0; t < AHEAD; ++t) {
             const int i = first + group + t * GROUPS;
             const real *row = A + i * n + l;
             UNROLL for (int k = 0; k < COLUMNS; ++k)
-                a[t][k] = i < m && l + LANES * k < n ? GLOBAL(row + LANES * k) : 0.0;
+                a[t][k] = i < rows && l + LANES * k < n ? fetched<WRITTEN>(row + LANES * k) : 0.0;
         }
         UNROLL for (int t = 0; t < AHEAD; ++t) {
-            if (first + t * GROUPS >= m) break;
+            if (first + t * GROUPS >= rows) break;
             const int i = first + group + t * GROUPS;
             UNROLL for (int r = 0; r < R; ++r) {
                 real v = 0.0;
                 UNROLL for (int k = 0; k < COLUMNS; ++k) v = accumulate<PRODUCT>(v, a[t][k], entries[r][k]);
                 v = PRODUCT == LARGEST ? lanes_max<LANES>(v) : lanes_sum<LANES>(v);
-                if (l == 0 && i < m) out.at[r * out.stride + i] = v;
+                if (l == 0 && i < rows) out.at[r * out.stride + i] = v;
             }
         }
     }
@@ -52,7 +55,7 @@ template <int R, Product PRODUCT> FUNCTION void times_rows(const real *A, Vector
 
 // out_r = A'v_r, or what PRODUCT says, for A (rows, n). n is at most THREADS; several threads share a column where
 // there are enough, and their parts meet. Thread j writes entry j. Call meet() before and after it.
-template <int R, Product PRODUCT, int rows> FUNCTION void times_columns(const real *A, Vectors v, Vectors out) {
+template <int R, Product PRODUCT, int rows, bool WRITTEN = false> FUNCTION void times_columns(const real *A, Vectors v, Vectors out) {
     constexpr int SHARES = THREADS / n, EACH = (rows + SHARES - 1) / SHARES, TURNS = (EACH + 15) / 16, DEEP = TURNS ? (EACH + TURNS - 1) / TURNS : 0;
     const int share = thread() / n, j = thread() - share * n;
     real sums[R], *parts = SHARED + PARTS_AT;
@@ -61,7 +64,7 @@ template <int R, Product PRODUCT, int rows> FUNCTION void times_columns(const re
         LOOP for (int i = share; i < rows; i += DEEP * SHARES) {
             real entry[DEEP > 0 ? DEEP : 1];
             const real *a = A + i * n + j;
-            UNROLL for (int t = 0; t < DEEP; ++t) entry[t] = i + t * SHARES < rows ? GLOBAL(a + t * SHARES * n) : 0.0;
+            UNROLL for (int t = 0; t < DEEP; ++t) entry[t] = i + t * SHARES < rows ? fetched<WRITTEN>(a + t * SHARES * n) : 0.0;
             UNROLL for (int t = 0; t < DEEP; ++t) {
                 if (i + t * SHARES >= rows) break;
                 UNROLL for (int r = 0; r < R; ++r)

@@ -15,6 +15,7 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
     Launch,
     Layout,
     LinearArguments,
+    PairArguments,
     SolveArguments,
     layout,
     linear_launch,
@@ -51,14 +52,14 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     residuals, workspace = xp.empty((batch, 3), **kind), xp.empty((batch * launch.workspace,), **kind)
     status, iterations = (xp.empty((batch,), dtype=xp.int32, device=q.device) for _ in range(2))
     if batch:
-        tables = (constant(_table, (rows, name), q).data_ptr() for name in ("starts", "block", "alphas"))
+        tables = (constant(_table, (rows, name), q).data_ptr() for name in ("starts", "block", "semis", "alphas"))
         arguments = SolveArguments(
             *(v.data_ptr() for v in (P, q, A, b)),
             *(_stride(v, batch) for v in (P, q, A, b)),
             *(v.data_ptr() for v in (x, z, s, residuals, status, iterations)),
             *tables, workspace.data_ptr(), launch.workspace, settings.tol, settings.max_iter, 1,
         )  # fmt: skip
-        _kernel("solve", launch, q.device)(batch, launch.threads, arguments)
+        kernel("solve", launch, q.device)(batch, launch.threads, arguments)
     return Outcome(x, z, s, status, iterations, residuals)
 
 
@@ -81,14 +82,32 @@ def linear_solve(
         xp.empty(shape, dtype=gx.dtype, device=gx.device) for shape in ((several, batch), (batch * launch.workspace,))
     )
     if several * batch:
-        tables = (constant(_table, (rows, name), gx).data_ptr() for name in ("starts", "block", "alphas"))
+        tables = (constant(_table, (rows, name), gx).data_ptr() for name in ("starts", "block", "semis", "alphas"))
         arguments = LinearArguments(
             *(v.data_ptr() for v in (P, A, z, s)), _stride(P, batch), _stride(A, batch),
             *(v.data_ptr() for v in (gx, gz, wx, wz, residual)),
             *tables, workspace.data_ptr(), launch.workspace, batch, several, 1,
         )  # fmt: skip
-        _kernel("linear_solve", launch, gx.device)(batch, launch.threads, arguments)
+        kernel("linear_solve", launch, gx.device)(batch, launch.threads, arguments)
     return wx, wz, residual
+
+
+def pair(cone: Product, u: Array, n: int) -> tuple[Array, Array]:
+    """`cone.pair(u)` for a contiguous float64 CUDA tensor u (B, m), where `fits` says so for n variables."""
+    rows, (batch, m) = layout(cone), u.shape
+    launch = rows and linear_launch(rows, n, m)
+    if not rows or not launch:
+        raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
+    xp = namespace(u)
+    z, s = xp.empty_like(u), xp.empty_like(u)
+    workspace = xp.empty((batch * launch.workspace,), dtype=u.dtype, device=u.device)
+    if batch:
+        tables = (constant(_table, (rows, name), u).data_ptr() for name in ("starts", "block", "semis", "alphas"))
+        arguments = PairArguments(
+            *(v.data_ptr() for v in (u, z, s)), *tables, workspace.data_ptr(), launch.workspace
+        )  # fmt: skip
+        kernel("pair", launch, u.device)(batch, launch.threads, arguments)
+    return z, s
 
 
 def _stride(v: Array, batch: int) -> int:
@@ -101,5 +120,6 @@ def _table(rows: Layout, name: str) -> np.ndarray:
 
 
 @cache
-def _kernel(name: str, launch: Launch, device: Any) -> Kernel:
+def kernel(name: str, launch: Launch, device: Any) -> Kernel:
+    """The kernel of a file, compiled for one shape and one device."""
     return Kernel(FOLDER / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)

@@ -8,11 +8,13 @@ from functools import lru_cache
 
 import numpy as np
 
-from cvxlayers.sets import Exponential, Nonnegative, Power, Product, SecondOrder, Zero
+from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
 
 SHARED_BYTES = 227 * 1024  # of one block, on the GPUs that have the most
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_ROWS = 4096
+FACTOR_BLOCK = 128  # rows of a diagonal block of larger matrices
+MOST_ORDER = 32  # of a semidefinite cone: the lanes of a warp
 
 
 class SolveArguments(ctypes.Structure):
@@ -22,7 +24,7 @@ class SolveArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("P", "q", "A", "b")),
         *((name, ctypes.c_longlong) for name in ("P_stride", "q_stride", "A_stride", "b_stride")),
         *((name, ctypes.c_void_p) for name in ("x", "z", "s", "residuals", "status", "iterations")),
-        *((name, ctypes.c_void_p) for name in ("starts", "block", "alphas", "workspace")),
+        *((name, ctypes.c_void_p) for name in ("starts", "block", "semis", "alphas", "workspace")),
         ("workspace_stride", ctypes.c_longlong),
         ("tol", ctypes.c_double),
         ("max_iter", ctypes.c_int),
@@ -37,9 +39,28 @@ class LinearArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("P", "A", "z", "s")),
         *((name, ctypes.c_longlong) for name in ("P_stride", "A_stride")),
         *((name, ctypes.c_void_p) for name in ("gx", "gz", "wx", "wz", "residual")),
-        *((name, ctypes.c_void_p) for name in ("starts", "block", "alphas", "workspace")),
+        *((name, ctypes.c_void_p) for name in ("starts", "block", "semis", "alphas", "workspace")),
         ("workspace_stride", ctypes.c_longlong),
         *((name, ctypes.c_int) for name in ("batch", "several", "quadratic")),
+    ]
+
+
+class PairArguments(ctypes.Structure):
+    """`Arguments` of pair.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("u", "z", "s", "starts", "block", "semis", "alphas", "workspace")),
+        ("workspace_stride", ctypes.c_longlong),
+    ]
+
+
+class FactorArguments(ctypes.Structure):
+    """`Arguments` of factor.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("M", "W")),
+        *((name, ctypes.c_longlong) for name in ("M_stride", "W_stride")),
+        *((name, ctypes.c_int) for name in ("M_row", "W_row", "order")),
     ]
 
 
@@ -50,14 +71,20 @@ class Layout:
     zeros: int
     linear: int
     round: int
+    semi: int
     starts: np.ndarray
     block: np.ndarray
+    semis: np.ndarray  # of each semidefinite cone: first row, order, sums of k^2 and of k before it
     alphas: np.ndarray
     exponentials: int
 
     @property
     def socs(self) -> int:
         return len(self.starts) - 1
+
+    @property
+    def orders(self) -> np.ndarray:
+        return self.semis[:, 1]
 
     @property
     def threes(self) -> int:
@@ -68,8 +95,8 @@ class Layout:
 def layout(cone: Product) -> Layout | None:
     """The rows of ``cone``; None if it has other cones, or has them in another order."""
     zeros = linear = exponentials = 0
-    starts, alphas = [], []
-    order = (Zero, Nonnegative, SecondOrder, Exponential, Power)
+    starts, semis, alphas = [], [], []
+    order = (Zero, Nonnegative, SecondOrder, PositiveSemidefinite, Exponential, Power)
     last = 0
     for block, count, start in cone.groups:
         if type(block) not in order or order.index(type(block)) < last:
@@ -81,14 +108,22 @@ def layout(cone: Product) -> Layout | None:
             linear = start + block.size
         elif isinstance(block, SecondOrder):
             starts += [start + k * block.size for k in range(count)]
+        elif isinstance(block, PositiveSemidefinite):
+            if block.k > MOST_ORDER:
+                return None
+            semis += [(start + k * block.size, block.k) for k in range(count)]
         elif isinstance(block, Exponential):
             exponentials = count
         elif isinstance(block, Power):
             alphas += [block.alpha] * count
-    end = cone.size - 3 * (exponentials + len(alphas))
+    semi = cone.size - 3 * (exponentials + len(alphas))
+    end = semis[0][0] if semis else semi
     starts = np.array([*starts, end], np.int32)
     block = np.repeat(np.arange(len(starts) - 1), np.diff(starts)).astype(np.int32)
-    return Layout(zeros, linear, end, starts, block, np.array(alphas), exponentials)
+    rows, orders = np.array(semis, np.int32).reshape(-1, 2).T
+    before = [np.cumsum(v) - v for v in (orders**2, orders)]
+    table = np.stack([rows, orders, *before], axis=-1).astype(np.int32)
+    return Layout(zeros, linear, end, semi, starts, block, table, np.array(alphas), exponentials)
 
 
 @dataclass(frozen=True)
@@ -122,6 +157,15 @@ def linear_launch(rows: Layout, n: int, m: int) -> Launch | None:
     return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes))
 
 
+@lru_cache(maxsize=1)
+def factor_launch() -> Launch:
+    """How `factor` is started."""
+    rows = layout(Product((Nonnegative(1),)))
+    launch = rows and linear_launch(rows, FACTOR_BLOCK, 1)
+    assert launch is not None
+    return launch
+
+
 @lru_cache(maxsize=256)
 def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int], cones: int) -> Launch | None:
     """``wide`` and ``tall`` count the vectors of n and of m: those kept, and those dead while the matrix is formed.
@@ -144,10 +188,15 @@ def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int
         return None
     # As many blocks on a multiprocessor as its memory holds, and as leave a thread 128 registers.
     resident = max(1, min(SHARED_BYTES // (used + 1024), 512 // threads))
-    workspace = 2 * n * rows.socs + (0 if shared else (tall[0] + tall[1]) * height + cones)
+    squares, orders = int((rows.orders**2).sum()), int(rows.orders.sum())
+    order = int(rows.orders.max(initial=0))
+    # What `cones.cuh` and `projections.cuh` keep of semidefinite cones.
+    semidefinite = 5 * squares + 2 * orders + n * (rows.semi - rows.round + 8 * order)
+    workspace = 2 * n * rows.socs + semidefinite + (0 if shared else (tall[0] + tall[1]) * height + cones)
     macros = {
         "VARIABLES": n, "ROWS": m, "ZEROS": rows.zeros, "LINEAR": rows.linear, "ROUND": rows.round,
-        "SOCS": rows.socs, "THREES": rows.threes, "EXPONENTIALS": rows.exponentials,
+        "SEMI": rows.semi, "SOCS": rows.socs, "SEMIS": len(rows.semis), "SQUARES": squares, "ORDERS": orders,
+        "ORDER": order, "THREES": rows.threes, "EXPONENTIALS": rows.exponentials,
         "THREADS": threads, "LANES": lanes, "TILES": tiles, "CHUNK": chunk, "RESIDENT": resident, "TALL": int(shared),
     }  # fmt: skip
     return Launch(threads, used, workspace, tuple(macros.items()))

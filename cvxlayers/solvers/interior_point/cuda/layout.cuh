@@ -1,7 +1,8 @@
 // What is where in shared memory, for one shape of program.
 //
 // The shape is compiled in, so that addresses are constants: VARIABLES and ROWS, the rows of the cones (ZEROS, LINEAR,
-// ROUND: the first row after the zero, the nonnegative and the second-order cones), SOCS, THREES and EXPONENTIALS.
+// ROUND, SEMI: the first row after the zero, the nonnegative, the second-order and the semidefinite cones), the numbers
+// of cones SOCS, SEMIS, THREES and EXPONENTIALS, and the sizes of semidefinite ones (see semidefinite.cuh).
 // `launch.py` knows the same sizes; TALL says whether the vectors of ROWS are in shared memory, too.
 #pragma once
 #include "block.cuh"
@@ -11,11 +12,12 @@ constexpr int tiles = (n + 7) / 8, size = 8 * tiles;  // vectors of n are padded
 constexpr int tall = (m + 1) & ~1;
 constexpr int wide = (n + 15) / 16;                       // tiles of 16 of a Gram matrix
 constexpr int stage_stride = 16 * wide + 4;               // between staged rows: keeps a warp off its own banks
-#define CURVED (SOCS + THREES > 0)  // any cone beside the zero and the nonnegative one
+#define CURVED (SOCS + SEMIS + THREES > 0)  // any cone beside the zero and the nonnegative one
 
 struct Header {
     const real *P, *q, *A, *b;
     const int *starts, *block;  // second-order cones: first rows (SOCS + 1), and the cone of a row (ROUND - LINEAR)
+    const int *semis;           // semidefinite cones: first row, order, and offsets of their matrices and vectors (4 each)
     const real *alphas;         // of the power cones
     real *workspace;
     real c;                     // scale of the cost

@@ -15,7 +15,7 @@ struct Arguments {
     long long P_stride, A_stride;     // from one problem to the next; 0 where all share one
     const real *gx, *gz;              // (several, batch, n), (several, batch, m)
     real *wx, *wz, *residual;         // the same, and (several, batch)
-    const int *starts, *block;        // as in Header
+    const int *starts, *block, *semis;  // as in Header
     const real *alphas;
     real *workspace;                  // what does not fit in shared memory
     long long workspace_stride;
@@ -112,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) linear_solve(con
     if (thread() == 0) {
         Header &here = header();
         here.P = a.P + B * a.P_stride, here.A = a.A + B * a.A_stride;
-        here.starts = a.starts, here.block = a.block, here.alphas = a.alphas;
+        here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
         here.workspace = a.workspace + B * a.workspace_stride;
         here.quadratic = a.quadratic;
     }

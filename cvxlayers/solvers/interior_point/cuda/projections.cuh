@@ -5,6 +5,7 @@
 // e^2 H / c, so an eigenvalue becomes lam / (lam + (e^2 / c)(1 - lam)).
 #pragma once
 #include "layout.cuh"
+#include "semidefinite.cuh"
 #include "three.cuh"
 
 constexpr real SNAP = 1e4;
@@ -19,6 +20,17 @@ DEVICE real *vectors() {
     return header().workspace +
            (TALL ? 0 : (TALL_PASSING + CONES_KEPT + 2) * tall + (3 * SOCS + 1) / 2 * 2 + (9 * THREES + 1) / 2 * 2);
 }
+
+#if SEMIS
+// Semidefinite cones: the eigenvectors of Z - S as the rows of Q', two matrices that pass, and the eigenvalues of Z and
+// of S; of D, the eigenvalues are in the rows' lam, in the order of the vectors. The staged rows, and room to make them.
+DEVICE real *Qt() { return vectors() + 2 * n * SOCS; }
+DEVICE real *passing(int which) { return Qt() + (1 + which) * SQUARES; }
+DEVICE real *spectrum_z() { return Qt() + 3 * SQUARES; }
+DEVICE real *spectrum_s() { return spectrum_z() + ORDERS; }
+DEVICE real *turned() { return spectrum_s() + ORDERS; }
+DEVICE real *room() { return turned() + (SEMI - ROUND) * n; }
+#endif
 
 DEVICE real snapped(real z, real s) {
     z = larger(z, 0.0), s = larger(s, 0.0);
@@ -121,6 +133,86 @@ FUNCTION void derivative3(const real *z, const real *s, real alpha, real *D) {
     }
 }
 
+#if SEMIS
+// The rows of Q become the eigenvectors of the symmetric matrices that they are; ends with a meeting.
+FUNCTION void eigenvectors() {
+    LOOP for (int c = warp(); c < SEMIS; c += WARPS) {
+        const int k = order_of(c);
+        real *Q = Qt() + square_of(c), *own = Q + lane() * k;
+        shifted(Q, k);
+        orthogonalize<false>(Q, Q, k, 1e-8);
+        if (lane() < k) {
+            const real by = rsqrt(inner(own, 1, own, 1, k));
+            LOOP for (int i = 0; i < k; ++i) own[i] *= by;
+        }
+    }
+    meet();
+}
+
+// Eigenvectors of the cones at (z, s), and the eigenvalues (z_i + z_j)/(z_i + z_j + s_i + s_j) of D; ends with a meeting.
+template <class Scaled> DEVICE void decompose_semidefinite(const real *z, const real *s, const real *e, Scaled scaled) {
+    real *T = passing(0), *Y = passing(1);
+    each_entry([=](int c, int k, int i, int j) {
+        const int first = first_of(c);
+        Qt()[square_of(c) + i * k + j] = entry(z + first, i, j) - entry(s + first, i, j);
+    });
+    meet();
+    eigenvectors();
+    each_entry([=](int c, int k, int i, int j) {
+        const int own = square_of(c), first = first_of(c);
+        T[own + i * k + j] = inner_entry(Qt() + own + i * k, z + first, j, k);
+        Y[own + i * k + j] = inner_entry(Qt() + own + i * k, s + first, j, k);
+    });
+    meet();
+    each_entry([=](int c, int k, int i, int j) {
+        if (i != j) return;
+        const int own = square_of(c) + i * k, at = vector_of(c) + i;
+        const real zi = inner(Qt() + own, 1, T + own, 1, k), si = inner(Qt() + own, 1, Y + own, 1, k);
+        const real value = snapped(zi, si);
+        spectrum_z()[at] = value == 0.0 ? 0.0 : larger(zi, 0.0);
+        spectrum_s()[at] = value == 1.0 ? 0.0 : larger(si, 0.0);
+    });
+    meet();
+    each_entry([=](int c, int, int i, int j) {
+        if (i > j) return;
+        const int own = vector_of(c), first = first_of(c), at = first + packed(i, j);
+        const real top = spectrum_z()[own + i] + spectrum_z()[own + j];
+        const real total = top + spectrum_s()[own + i] + spectrum_s()[own + j];
+        lam()[at] = scaled(total > 0.0 ? top / total : 0.5, e[first]);
+        root()[at] = sqrt(weight(lam()[at]));
+    });
+    meet();
+}
+
+// v becomes f(D) v; begins and ends with a meeting.
+template <Map MAP> DEVICE void apply_semidefinite(real *v) {
+    real *T = passing(0), *Y = passing(1);
+    meet();
+    each_entry([=](int c, int k, int i, int j) {
+        const int own = square_of(c);
+        T[own + i * k + j] = inner_entry(Qt() + own + i * k, v + first_of(c), j, k);
+    });
+    meet();
+    each_entry([=](int c, int k, int i, int j) {
+        const int own = square_of(c);
+        const real value = mapped<MAP>(lam()[first_of(c) + packed(i, j)]);
+        Y[own + i * k + j] = value * inner(T + own + i * k, 1, Qt() + own + j * k, 1, k);
+    });
+    meet();
+    each_entry([=](int c, int k, int i, int q) {
+        const int own = square_of(c);
+        T[own + i * k + q] = inner(Qt() + own + i, k, Y + own + q, k, k);
+    });
+    meet();
+    each_entry([=](int c, int k, int i, int j) {
+        const int own = square_of(c);
+        if (i > j) return;
+        v[first_of(c) + packed(i, j)] = inner(T + own + i * k, 1, Qt() + own + j, k, k) * (i == j ? 1.0 : ROOT2);
+    });
+    meet();
+}
+#endif
+
 // Eigenvalues and eigenvectors at (z, s), with the scales e of the rows and c of the cost; ends with a meeting.
 FUNCTION void decompose(const real *z, const real *s, const real *e, real c) {
     auto scaled = [=](real value, real scale) {
@@ -156,8 +248,11 @@ FUNCTION void decompose(const real *z, const real *s, const real *e, real c) {
             ends()[3 * k + 2] = scaled(z_sum + s_sum > 0.0 ? z_sum / (z_sum + s_sum) : 0.5, e[first]);
         }
     }
+#if SEMIS
+    decompose_semidefinite(z, s, e, scaled);
+#endif
     LOOP for (int k = thread(); k < THREES; k += THREADS) {
-        const int at = ROUND + 3 * k;
+        const int at = SEMI + 3 * k;
         real zk[3], sk[3], D[6], values[3];
         UNROLL for (int i = 0; i < 3; ++i) zk[i] = GLOBAL(z + at + i), sk[i] = GLOBAL(s + at + i);
         derivative3(zk, sk, alpha(k), D);
@@ -187,11 +282,14 @@ template <Map MAP> FUNCTION void apply_D(real *v) {
         LOOP for (int i = first + 1 + lane(); i < last; i += 32)
             v[i] = rest * (v[i] - lam()[i] * along) + lam()[i] * (up - down);
     }
+#if SEMIS
+    apply_semidefinite<MAP>(v);
+#endif
     LOOP for (int k = thread(); k < THREES; k += THREADS) {
         const real *V = basis() + 9 * k;
-        real *at = v + ROUND + 3 * k, turned[3];
+        real *at = v + SEMI + 3 * k, turned[3];
         UNROLL for (int j = 0; j < 3; ++j)
-            turned[j] = mapped<MAP>(lam()[ROUND + 3 * k + j]) * (V[j] * at[0] + V[3 + j] * at[1] + V[6 + j] * at[2]);
+            turned[j] = mapped<MAP>(lam()[SEMI + 3 * k + j]) * (V[j] * at[0] + V[3 + j] * at[1] + V[6 + j] * at[2]);
         UNROLL for (int i = 0; i < 3; ++i)
             at[i] = V[3 * i] * turned[0] + V[3 * i + 1] * turned[1] + V[3 * i + 2] * turned[2];
     }
@@ -214,6 +312,13 @@ DEVICE void prepare_rows(const real *A, const real *e, const real *d) {
         vectors()[(2 * k + 1) * n + j] = sqrt(rest) * g - sqrt(0.5 * down) * (head - g);
     }
 #endif
+#if SEMIS
+    LOOP for (int c = 0; c < SEMIS; ++c) {
+        const int first = first_of(c);
+        congruent_rows(
+            A + first * n, e[first], d, Qt() + square_of(c), order_of(c), room(), turned() + (first - ROUND) * n);
+    }
+#endif
 }
 
 // Row i of W^(1/2) times the scaled A, for i in a curved cone, by one warp and padded with zeros.
@@ -228,8 +333,15 @@ DEVICE void stage_row(int i, const real *A, const real *e, const real *d, real *
             row[j] = j >= n ? 0.0 : first ? vector[j] : GLOBAL(a + j) * scale * d[j] - normal * vector[n + j];
         return;
     }
+#if SEMIS
+    if (i < SEMI) {
+        UNROLL for (int j = lane(); j < 16 * wide; j += 32)
+            row[j] = j < n ? root()[i] * turned()[(i - ROUND) * n + j] : 0.0;
+        return;
+    }
+#endif
 #if THREES
-    const int k = (i - ROUND) / 3, part = i - ROUND - 3 * k;
+    const int k = (i - SEMI) / 3, part = i - SEMI - 3 * k;
     const real *V = basis() + 9 * k + part, scale = e[i] * root()[i];
     UNROLL for (int j = lane(); j < 16 * wide; j += 32) {
         real value = 0.0;

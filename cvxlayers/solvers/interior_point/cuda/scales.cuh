@@ -1,6 +1,7 @@
 // Scales that bring the data near size one: Ruiz, RAL-TR-2001-034, with one scale for each curved cone.
 #pragma once
 #include "dense.cuh"
+#include "semidefinite.cuh"
 
 constexpr int SWEEPS = 4;
 
@@ -38,8 +39,17 @@ FUNCTION void balance(bool quadratic) {
             most = warp_max(most);
             LOOP for (int i = start_of(k) + lane(); i < start_of(k + 1); i += 32) t()[i] = most;
         }
+#if SEMIS
+        LOOP for (int c = warp(); c < SEMIS; c += WARPS) {
+            real most = 0.0, *rows = t() + first_of(c);
+            const int k = order_of(c), count = k * (k + 1) / 2;
+            LOOP for (int i = lane(); i < count; i += 32) most = larger(most, rows[i]);
+            most = warp_max(most);
+            LOOP for (int i = lane(); i < count; i += 32) rows[i] = most;
+        }
+#endif
         LOOP for (int k = thread(); k < THREES; k += THREADS) {
-            real *three = t() + ROUND + 3 * k;
+            real *three = t() + SEMI + 3 * k;
             three[0] = three[1] = three[2] = larger(three[0], larger(three[1], three[2]));
         }
         meet();

@@ -14,7 +14,7 @@ struct Arguments {
     long long P_stride, q_stride, A_stride, b_stride;  // from one problem to the next; 0 where all share one
     real *x, *z, *s, *residuals;                       // (batch, n), (batch, m), (batch, m), (batch, 3)
     int *status, *iterations;                          // (batch,)
-    const int *starts, *block;                         // as in Header
+    const int *starts, *block, *semis;                 // as in Header
     const real *alphas;
     real *workspace;                                   // what does not fit in shared memory
     long long workspace_stride;
@@ -28,6 +28,7 @@ constexpr real ABSENT = 0.999e20, INFINITE = 1e20;
 constexpr real INACCURACY = 1e-4, CERTIFICATE = 1e-6;
 constexpr real STATIC = 1e-10;  // added to the diagonal of P, for matrices with entries of size one
 constexpr int REFINEMENTS = 3;
+constexpr real SNAP = 1e4;  // as in projections.cuh
 
 // Vectors of n beside those of scales.cuh: the scaled q, the iterate, P x, and a residual of the embedding;
 DEVICE real *qh() { return wide_kept(1); }
@@ -104,7 +105,9 @@ FUNCTION void factor_kkt() {
 }
 
 // (y, out) becomes the solution of the factored [P A'; A -H] (y, out) = (top, low), R of each; t and w are overwritten.
-template <int R> FUNCTION void solve_reduced(const real *top, const real *low, real *out) {
+// Semidefinite rows go the way of the factor, by the rows of H^(-1/2) A themselves: A and H^-1 one after the other would
+// differ from them by rounding errors of the size of cond(H). With `zero`, low is zero there.
+template <int R> FUNCTION void solve_reduced(const real *top, const real *low, real *out, bool zero) {
     const real *A = header().A;
     LOOP for (int i = thread(); i < m; i += THREADS)
         UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] = low[r * tall + i];
@@ -112,6 +115,17 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
     meet();
 #endif
     LOOP for (int r = 0; r < R; ++r) divide_by_H(t() + r * tall);
+#if SEMIS
+    LOOP for (int r = 0; r < R && !zero; ++r) congruent(Ri(), t() + r * tall, false);
+    if (zero) meet();
+    times_columns<R, PLAIN, SEMI - ROUND, true>(turned(), {t() + ROUND, tall}, {w(), size});
+    meet();
+    LOOP for (int j = thread(); j < n; j += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) y()[r * size + j] = top[r * size + j] + w()[r * size + j];
+    top = y();
+    LOOP for (int i = ROUND + thread(); i < SEMI; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] = 0.0;
+#endif
 #if CURVED
     meet();
 #endif
@@ -135,6 +149,17 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
     meet();
 #endif
     LOOP for (int r = 0; r < R; ++r) divide_by_H(t() + r * tall);
+#if SEMIS
+    LOOP for (int i = ROUND + thread(); i < SEMI; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] = low[r * tall + i];
+    LOOP for (int r = 0; r < R && !zero; ++r) congruent(Ri(), t() + r * tall, false);
+    if (zero) meet();
+    times_rows<R, PLAIN, SEMI - ROUND, true>(turned(), {y(), size}, {u() + ROUND, tall});
+    meet();
+    LOOP for (int i = ROUND + thread(); i < SEMI; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] = u()[r * tall + i] - t()[r * tall + i];
+    LOOP for (int r = 0; r < R; ++r) congruent(Ri(), t() + r * tall, true);
+#endif
 #if CURVED
     meet();
 #endif
@@ -145,7 +170,7 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
 // (X, Z) becomes the solution of [P A'; A -H] (X, Z) = (f, g), refined against the system without regularization.
 // Call meet() after writing f and g; ends with one.
 template <int R> FUNCTION void solve_kkt() {
-    solve_reduced<R>(f(), g(), Z());
+    solve_reduced<R>(f(), g(), Z(), false);
     LOOP for (int j = thread(); j < size; j += THREADS)
         UNROLL for (int r = 0; r < R; ++r) X()[r * size + j] = y()[r * size + j];
     meet();
@@ -161,7 +186,8 @@ template <int R> FUNCTION void solve_kkt() {
         meet();
         LOOP for (int i = thread(); i < m; i += THREADS) {
             UNROLL for (int r = 0; r < R; ++r) {
-                u()[r * tall + i] += g()[r * tall + i] - e()[i] * t()[r * tall + i];
+                const bool exact = i >= ROUND && i < SEMI;
+                u()[r * tall + i] = exact ? 0.0 : u()[r * tall + i] + g()[r * tall + i] - e()[i] * t()[r * tall + i];
                 t()[r * tall + i] = e()[i] * Z()[r * tall + i];
             }
         }
@@ -174,7 +200,7 @@ template <int R> FUNCTION void solve_kkt() {
             }
         }
         meet();
-        solve_reduced<R>(y(), u(), u());
+        solve_reduced<R>(y(), u(), u(), true);
         meet();
         LOOP for (int j = thread(); j < n; j += THREADS)
             UNROLL for (int r = 0; r < R; ++r) X()[r * size + j] += y()[r * size + j];
@@ -199,12 +225,23 @@ FUNCTION void shift_inside(real *v) {
         maxima[0] = larger(maxima[0], -margin);
     }
 #endif
+#if SEMIS
+    least_eigenvalues(v, [&](int, real least) {
+        if (lane() == 0) sums[0] += larger(least, 0.0);
+        maxima[0] = larger(maxima[0], -least);
+    });
+#endif
     reduce(sums, maxima);
     const real shift = larger(larger(1.0, degree ? 0.1 * sums[0] / degree : 0.0) + maxima[0], 0.0);
     LOOP for (int i = thread(); i < LINEAR; i += THREADS)
         if (i >= ZEROS) v[i] += shift;
 #if CURVED
     LOOP for (int k = thread(); k < SOCS; k += THREADS) v[start_of(k)] += shift;
+#endif
+#if SEMIS
+    each_entry([=](int c, int, int i, int j) {
+        if (i == j) v[first_of(c) + packed(i, i)] += shift;
+    });
 #endif
     meet();
 }
@@ -215,8 +252,8 @@ FUNCTION void start() {
     LOOP for (int i = thread(); i < m; i += THREADS) {
         real v = i < ZEROS ? 0.0 : 1.0;
         if (i >= LINEAR && i < ROUND) v = i == start_of(block_of(i)) ? 1.0 : 0.0;
-        if (i >= ROUND) {  // s = z = -grad f*(z)
-            const int k = (i - ROUND) / 3, part = i - ROUND - 3 * k;
+        if (i >= SEMI) {  // s = z = -grad f*(z)
+            const int k = (i - SEMI) / 3, part = i - SEMI - 3 * k;
             const real a = alpha(k);
             if (a < 0.0)
                 v = part == 0 ? -1.051383945322714 : part == 1 ? 0.556409619469370 : 1.258967884768947;
@@ -225,6 +262,13 @@ FUNCTION void start() {
         }
         s()[i] = z()[i] = v;
     }
+#if SEMIS
+    meet();
+    each_entry([](int c, int, int i, int j) {
+        const int at = first_of(c) + packed(i, j);
+        s()[at] = z()[at] = i == j ? 1.0 : 0.0;
+    });
+#endif
     LOOP for (int j = thread(); j < size; j += THREADS) x()[j] = 0.0;
     meet();
 #else
@@ -254,13 +298,14 @@ struct Measure {
     real xPx, qx, bz, sz;   // of the scaled embedding
     real rp, rd;            // norms of the unscaled residuals, and of products, of the homogeneous iterate
     real ATz, Ax_s, Px;
+    bool unclear;           // whether it is open of some linear row if it is active: the derivative would smooth it
 };
 
 // Px, rx, rz and the measures of the iterate; ends with a meeting.
 FUNCTION Measure measure(real tau, real norm_q, real norm_b) {
     const real c = header().c, by_c = 1.0 / c, by_tau = 1.0 / tau;
     const bool quadratic = header().quadratic;
-    real sums[11], none[1] = {0.0};
+    real sums[11], maxima[1] = {0.0};
     UNROLL for (int k = 0; k < 11; ++k) sums[k] = 0.0;
     LOOP for (int j = thread(); j < n; j += THREADS) w()[j] = d()[j] * x()[j];
     LOOP for (int i = thread(); i < m; i += THREADS) t()[i] = e()[i] * z()[i];
@@ -292,9 +337,12 @@ FUNCTION Measure measure(real tau, real norm_q, real norm_b) {
         sums[8] += square(scale > 0.0 ? product + si * by : 0.0);
         sums[9] += bi * z()[i];
         sums[10] += si * z()[i];
+        const real z_own = scale * scale * by_c * z()[i];
+        if (i >= ZEROS && i < LINEAR && scale > 0.0 && z_own < SNAP * si && si < SNAP * z_own) maxima[0] = 1.0;
     }
-    reduce(sums, none);
+    reduce(sums, maxima);
     Measure is;
+    is.unclear = maxima[0] > 0.0;
     is.Px = sqrt(sums[0]), is.ATz = sqrt(sums[1]), is.Ax_s = sqrt(sums[8]);
     is.xPx = sums[3], is.qx = sums[4], is.bz = sums[9], is.sz = sums[10];
     is.rp = sqrt(sums[7]), is.rd = sqrt(sums[2]);
@@ -357,22 +405,46 @@ template <int R> FUNCTION void inner_products(real tau, real *out) {
     UNROLL for (int r = 0; r < R; ++r) out[r] = sums[r];
 }
 
-// The steps of z and s: dz = Z_1 + dtau Z_2, dS = -ds - H dz, with s in the place of d_s for the affine step.
-FUNCTION void steps(real dtau, real *dz, const real *d_s) {
+// (X_2 - x/tau)'P (X_2 - x/tau) + Z_2'H Z_2: the denominator of Delta tau but for kappa/tau. As a difference of inner
+// products it loses its digits where it is small; regularization bends the squares instead. Ends with a meeting.
+FUNCTION real curvature(real by_tau) {
+    const bool quadratic = header().quadratic;
+    real sum = 0.0;
+    LOOP for (int i = thread(); i < m; i += THREADS) t()[i] = Z()[tall + i];
+    LOOP for (int j = thread(); j < n; j += THREADS) w()[j] = (X()[size + j] - x()[j] * by_tau) * d()[j];
+    meet();
+    if (quadratic) times_columns<1, PLAIN, n>(header().P, {w(), 0}, {y(), 0});
+    multiply_by_H(t());
+#if CURVED
+    meet();
+#endif
+    LOOP for (int i = thread(); i < m; i += THREADS) sum += t()[i] * Z()[tall + i];
+    if (quadratic) {
+        const real c = header().c;
+        LOOP for (int j = thread(); j < n; j += THREADS) sum += c * y()[j] * w()[j];
+    }
+    return reduced_sum(sum);
+}
+
+// The steps of z and s: dz = Z_1 + dtau Z_2, dS = -d_s - H dz. Where H is no diagonal matrix, that would put rounding
+// errors of the size of cond(H) into the primal residual, and dS = b dtau - A dx - share r_z puts them into the
+// complementarity. Ends with a meeting there.
+FUNCTION void steps(real dtau, real *dz, const real *d_s, real share) {
     LOOP for (int i = thread(); i < m; i += THREADS) {
         const real v = Z()[i] + dtau * Z()[tall + i];
         dz[i] = v, dS()[i] = v;
     }
 #if CURVED
+    LOOP for (int j = thread(); j < n; j += THREADS) w()[j] = (X()[j] + dtau * X()[size + j]) * d()[j];
     meet();
-#endif
+    times_rows<1, PLAIN>(header().A, {w(), 0}, {dS(), 0});
+    meet();
+    LOOP for (int i = thread(); i < m; i += THREADS)
+        dS()[i] = i < ZEROS ? 0.0 : bh()[i] * dtau - e()[i] * dS()[i] - share * rz()[i];
+    meet();
+#else
     multiply_by_H(dS());
-#if CURVED
-    meet();
-#endif
     LOOP for (int i = thread(); i < m; i += THREADS) dS()[i] = -d_s[i] - dS()[i];
-#if CURVED
-    meet();
 #endif
 }
 
@@ -380,8 +452,8 @@ FUNCTION void steps(real dtau, real *dz, const real *d_s) {
 DEVICE real longest(const real *dz, real tau, real dtau, real kappa, real dkappa, real most) {
     if (dtau < 0.0) most = smaller(most, -tau / dtau);
     if (dkappa < 0.0) most = smaller(most, -kappa / dkappa);
-    most = step_inside(s(), dS(), most);
-    most = step_inside(z(), dz, most);
+    most = step_inside(s(), dS(), false, most);
+    most = step_inside(z(), dz, true, most);
     return -reduced_max(-most);
 }
 
@@ -402,7 +474,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
         Header &here = header();
         here.P = a.P + B * a.P_stride, here.q = a.q + B * a.q_stride;
         here.A = a.A + B * a.A_stride, here.b = a.b + B * a.b_stride;
-        here.starts = a.starts, here.block = a.block, here.alphas = a.alphas;
+        here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
         here.workspace = a.workspace + B * a.workspace_stride;
         here.c = 1.0, here.quadratic = a.quadratic, here.refinements = 0;
     }
@@ -429,7 +501,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
                 best = is.worst, best_primal = is.primal, best_dual = is.dual, best_gap = is.gap;
             }
             good += best <= a.tol;
-            if (best <= 0.01 * a.tol || good > 2 || (good && stalled)) break;
+            // Curved cones get a Newton step afterwards; with linear ones, iterations that tell the active rows take its place.
+            const bool unclear = !CURVED && is.unclear;
+            if ((best <= 0.01 * a.tol && !unclear) || good > (unclear ? 5 : 2) || (good && stalled)) break;
             if (kappa > tau) {
                 const real infeasible = certificate_of_infeasibility(is);
                 if (infeasible <= 0.5 * CERTIFICATE) {
@@ -458,7 +532,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
                              (is.rd > 2.0 * expected_rd && is.dual > matters);
             if (off && refinements < REFINEMENTS) ++refinements;
             if (CURVED && is.worst < 1e-3 && refinements < 1) refinements = 1;
-            if ((CURVED && is.worst < 1e-6) || (stalled && is.worst < 1e-4)) refinements = REFINEMENTS;
+            if ((CURVED && is.worst < 10.0 * a.tol) || (stalled && is.worst < 1e-4)) refinements = REFINEMENTS;
             if (thread() == 0) header().refinements = refinements;
 
             const real mu = (is.sz + tau * kappa) / (degree + 1);
@@ -475,9 +549,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
             real dots[2];
             inner_products<2>(tau, dots);
             const real by_tau = 1.0 / tau, rtau = is.xPx * by_tau + is.qx + is.bz + kappa;
-            const real by_bottom = 1.0 / (kappa * by_tau + is.xPx * by_tau * by_tau - dots[1]);
+            const real bent = is.xPx * by_tau * by_tau;
+            real bottom = bent - dots[1];
+            if (!(bottom > 1e-3 * (bent + fabs(dots[1])))) bottom = larger(bottom, curvature(by_tau));
+            const real by_bottom = 1.0 / (kappa * by_tau + bottom);
             real dtau = (rtau - kappa + dots[0]) * by_bottom, dkappa = -kappa - kappa * by_tau * dtau;
-            steps(dtau, t(), s());
+            steps(dtau, t(), s(), 1.0);
             real step = longest(t(), tau, dtau, kappa, dkappa, 1.0);
 #if THREES
             step = -reduced_max(-step_back(z(), t(), s(), dS(), step));
@@ -497,7 +574,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
             inner_products<1>(tau, dots);
             dtau = ((1.0 - sigma) * rtau - d_kappa * by_tau + dots[0]) * by_bottom;
             dkappa = -(d_kappa + kappa * dtau) * by_tau;
-            steps(dtau, Z(), ds());
+            steps(dtau, Z(), ds(), 1.0 - sigma);
             step = smaller(1.0, 0.99 * longest(Z(), tau, dtau, kappa, dkappa, 1e10));
 #if THREES
             // Into the other cones, then near to the central path.

@@ -54,7 +54,19 @@ DEVICE void append3(real *R, real x0, real x1, real x2) {
     if (x2 != 0.0) rotate(R[5], x2, cos, sin);
 }
 
-// x = R'^-1 x, and x = R^-1 x.
+DEVICE void cross3(const real *a, const real *b, real *out) {
+    out[0] = a[1] * b[2] - a[2] * b[1], out[1] = a[2] * b[0] - a[0] * b[2], out[2] = a[0] * b[1] - a[1] * b[0];
+}
+
+// y = R x; x = R'x, R'^-1 x and R^-1 x.
+DEVICE void times_upper3(const real *R, const real *x, real *y) {
+    y[0] = R[0] * x[0] + R[1] * x[1] + R[2] * x[2], y[1] = R[3] * x[1] + R[4] * x[2], y[2] = R[5] * x[2];
+}
+
+DEVICE void times_transposed3(const real *R, real *x) {
+    x[2] = R[2] * x[0] + R[4] * x[1] + R[5] * x[2], x[1] = R[1] * x[0] + R[3] * x[1], x[0] = R[0] * x[0];
+}
+
 DEVICE void solve_transposed3(const real *R, real *x) {
     x[0] /= R[0];
     x[1] = (x[1] - R[1] * x[0]) / R[3];
@@ -199,23 +211,28 @@ FUNCTION void shadow(const real *s, real alpha, real *z) {
 // The scaling H = B B' = (R'R)^-1, both by rows, with H z = s and H shadow(s) = -grad f*(z): Tuncel's update of
 // mu Hess f*(z), or the latter alone where s and z are too near to the central path for the update to be well defined.
 // With d = z - mu shadow(s), D = s + mu grad f*(z), and two vectors v and c orthogonal to z, d and to s, D,
-// H = s s'/s'z + D D'/D'd + t v v', H^-1 = z z'/s'z + d d'/D'd + c c'/t, v'c = 1, t = mu |v|^-2 / (v'(Hess f*)^-1 v).
+// H = s s'/s'z + D D'/D'd + t v v', H^-1 = z z'/s'z + d d'/D'd + c c'/t, v'c = 1, and t v v' is what is left of
+// mu Hess f* along v, which a vector orthogonal to its other two terms reads off. D'd from s'z does not cancel.
 // Dahl and Andersen, "A primal-dual interior-point algorithm for nonsymmetric exponential-cone optimization",
 // doi 10.1007/s10107-021-01631-4.
 FUNCTION void scaling3(const real *s, const real *z, real alpha, real *B, real *R) {
     const DualBarrier f(z, alpha);
-    real zt[3], dz[3], ds[3], v[3], c[3], solved[3];
+    real zt[3], dz[3], ds[3], v[3], c[3], rest[3], reader[3];
     shadow(s, alpha, zt);
     const real sz = dot3(s, z), mu = sz / 3.0, mut = -dot3(f.gradient, zt) / 3.0;
     UNROLL for (int i = 0; i < 3; ++i) ds[i] = s[i] + mu * f.gradient[i], dz[i] = z[i] - mu * zt[i];
-    const real across = dot3(ds, dz);
+    const real across = sz * (mu * mut - 1.0);
     if (mu * mut - 1.0 > 1e-6 && sz > 0.0 && across > 0.0) {
-        v[0] = z[1] * zt[2] - z[2] * zt[1], v[1] = z[2] * zt[0] - z[0] * zt[2], v[2] = z[0] * zt[1] - z[1] * zt[0];
-        c[0] = s[1] * ds[2] - s[2] * ds[1], c[1] = s[2] * ds[0] - s[0] * ds[2], c[2] = s[0] * ds[1] - s[1] * ds[0];
-        const real by_v = rsqrt(dot3(v, v));
-        UNROLL for (int i = 0; i < 3; ++i) v[i] *= by_v, solved[i] = v[i];
-        solve_transposed3(f.R, solved);
-        const real t = mu / dot3(solved, solved), inner = dot3(v, c);
+        cross3(z, dz, v);
+        cross3(s, ds, c);
+        // Of g = grad f*(z) and (Hess f*) shadow(s), less the part along g.
+        times_upper3(f.R, zt, rest);
+        times_transposed3(f.R, rest);
+        UNROLL for (int i = 0; i < 3; ++i) rest[i] = -rest[i] - mut * f.gradient[i];
+        cross3(f.gradient, rest, reader);
+        const real along = dot3(v, reader), inner = dot3(v, c);
+        times_upper3(f.R, reader, rest);
+        const real t = mu * dot3(rest, rest) / square(along);
         if (t > 0.0 && t < 1e300 && fabs(inner) > 0.0) {
             const real root_s = rsqrt(sz), root_d = rsqrt(across), root_t = sqrt(t), by = 1.0 / (inner * root_t);
             UNROLL for (int i = 0; i < 3; ++i) {

@@ -1,0 +1,166 @@
+"""Recorded rounds of the array path: the numbers of the plain path, on any stream, for shapes that come and go."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from cvxlayers.sets import Nonnegative, Product, SecondOrder, Zero
+from cvxlayers.solvers import Native
+from cvxlayers.solvers.interior_point import linear_solve, solve
+from cvxlayers.status import Status
+
+pytestmark = pytest.mark.gpu
+torch = pytest.importorskip("torch")
+CONE = Product((Zero(4), Nonnegative(150), SecondOrder(20), SecondOrder(20)))
+
+
+@pytest.fixture(autouse=True)
+def graphs(monkeypatch):
+    """The cache of graphs, empty before and after; the first call records."""
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    from cvxlayers.array import graphs
+
+    monkeypatch.setattr(graphs, "REPEATED", 1)
+    graphs._graphs.clear()
+    yield graphs
+    torch.cuda.synchronize()
+    graphs._graphs.clear()
+
+
+def problem(batch: int, n: int = 240, seed: int = 0, cone: Product = CONE):
+    """Programs with more variables than the kernels take, of different difficulty, with a point inside."""
+    rng = np.random.default_rng(seed)
+    m = cone.size
+    A, x = rng.standard_normal((batch, m, n)) / np.sqrt(n), rng.standard_normal((batch, n))
+    F = rng.standard_normal((batch, n // 2, n)) / np.sqrt(n)
+    inside = np.concatenate([np.zeros(4), rng.uniform(0.1, 2.0, 150), *[np.r_[3.0, 0.3 * np.ones(19)]] * 2])[:m]
+    b = np.einsum("bij,bj->bi", A, x) + inside * 10.0 ** rng.uniform(-1, 1, (batch, 1))
+    P = np.einsum("bij,bik->bjk", F, F) + 1e-2 * np.eye(n)
+    return [torch.from_numpy(v).cuda() for v in (P, rng.standard_normal((batch, n)), A, b)]
+
+
+def plain(graphs, monkeypatch, *arguments):
+    with monkeypatch.context() as patch:
+        patch.setattr(graphs, "REPEATED", 1 << 30)
+        patch.setattr(graphs, "_graphs", type(graphs._graphs)())
+        return solve(*arguments)
+
+
+def close(found, expected):
+    assert torch.equal(found.status, expected.status) and (found.status == Status.SOLVED).all()
+    for a, b in zip((found.x, found.z, found.s), (expected.x, expected.z, expected.s), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"precision": "mixed"}, {"compiled": False}], ids=str)
+def test_the_numbers_of_the_plain_path(graphs, monkeypatch, settings):
+    settings, data = Native(**settings), problem(9)
+    found = solve(CONE, *data, settings)
+    assert any(graph is not None for graph in graphs._graphs.values())
+    close(found, plain(graphs, monkeypatch, CONE, *data, settings))
+    again = solve(CONE, *data, settings)
+    assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+
+def test_other_data_and_other_shapes(graphs, monkeypatch):
+    """One graph for each shape; other data of a shape go through its graph; the oldest graphs go."""
+    monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
+    settings = Native()
+    for batch, seed in ((6, 1), (6, 2), (3, 3), (11, 4), (6, 5)):
+        data = problem(batch, seed=seed)
+        close(solve(CONE, *data, settings), plain(graphs, monkeypatch, CONE, *data, settings))
+        assert len(graphs._graphs) <= 3
+
+
+def test_float32(graphs, monkeypatch):
+    data = [v.float() for v in problem(5)]
+    found = solve(CONE, *data, Native())
+    assert any(graph is not None for graph in graphs._graphs.values())
+    torch.testing.assert_close(found.x, plain(graphs, monkeypatch, CONE, *data, Native()).x, rtol=1e-3, atol=1e-3)
+
+
+def test_neighbours(graphs):
+    """A broken element and one without a solution are their own affair."""
+    data = problem(8)
+    before = solve(CONE, *data, Native())
+    data[1][3, 0] = torch.nan
+    data[2][5, 4:6] = 0.0
+    data[2][5, 4, 0], data[2][5, 5, 0] = 1.0, -1.0
+    data[3][5, 4:6] = -1.0  # x_0 <= -1 and x_0 >= 1
+    after = solve(CONE, *data, Native())
+    assert after.status[3] == Status.INVALID_INPUT and after.status[5] == Status.INFEASIBLE
+    keep = [0, 1, 2, 4, 6, 7]
+    torch.testing.assert_close(after.x[keep], before.x[keep], rtol=1e-7, atol=1e-7)
+
+
+def test_threads_and_streams(graphs, monkeypatch):
+    """One graph serves one call at a time, whichever thread and stream it comes from."""
+    settings, problems = Native(), [problem(6, seed=seed) for seed in range(4)]
+    expected = [plain(graphs, monkeypatch, CONE, *data, settings) for data in problems]
+    torch.cuda.synchronize()
+
+    def work(k: int):
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            found = [solve(CONE, *problems[k], settings) for _ in range(3)]
+        stream.synchronize()
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        for k, found in enumerate(pool.map(work, range(4))):
+            for out in found:
+                close(out, expected[k])
+
+
+def test_what_cannot_be_recorded(graphs):
+    """No graph, no exception, and the device works on."""
+    state = (torch.ones(4, device="cuda"),)
+    found = graphs.graph_of("reads", lambda constants, state: (state[0] * float(state[0].sum()),), 1, (), state)
+    assert found is None
+    assert graphs.graph_of("reads", lambda constants, state: state, 1, (), state) is None  # it is known by now
+    assert float(state[0].sum()) == 4.0
+
+
+def test_in_a_graph_of_the_caller(graphs):
+    """While the caller records, nothing is looked at and nothing is recorded inside."""
+    data = problem(3)
+    expected = solve(CONE, *data, Native(max_iter=20))
+    graphs._graphs.clear()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        recording = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(recording, stream=stream):
+            out = solve(CONE, *data, Native(max_iter=20))
+    recording.replay()
+    assert not graphs._graphs
+    close(out, expected)
+
+
+@pytest.mark.parametrize("cone", [Product((Zero(3), Nonnegative(20), SecondOrder(5)))], ids=["fused"])
+def test_matrices_in_a_graph_of_the_caller(graphs, cone):
+    """The kernels, solution and derivative, recorded by the caller and replayed on other data."""
+    rng = np.random.default_rng(0)
+    A, x = rng.standard_normal((16, 28, 12)), rng.standard_normal((16, 12))
+    slack = np.concatenate([np.zeros(3), rng.uniform(0.1, 1.0, 20), [2.0, 0.1, 0.1, 0.1, 0.1]])
+    P, b = np.tile(np.eye(12), (16, 1, 1)), np.einsum("bij,bj->bi", A, x) + slack
+    P, q, A, b = (torch.from_numpy(v).cuda() for v in (P, rng.standard_normal((16, 12)), A, b))
+
+    def both():
+        out = solve(cone, P, q, A, b, Native())
+        return out, linear_solve(cone, P, A, out.z, out.s, torch.ones_like(out.x), torch.zeros_like(out.z), Native())
+
+    both()
+    torch.cuda.synchronize()
+    recording = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(recording):
+        found = both()
+    q.copy_(torch.linspace(-1.0, 1.0, 12, dtype=q.dtype))
+    recording.replay()
+    found = [v.clone() for part in found for v in part]
+    for a, b_ in zip(found, (v for part in both() for v in part), strict=True):
+        torch.testing.assert_close(a, b_, rtol=0, atol=0)
