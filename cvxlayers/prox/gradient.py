@@ -10,8 +10,24 @@ from cvxlayers.array import namespace
 Array = Any
 
 
+class GridMap:
+    """What the linear maps K of a grid share: the axes of a sample y (c, *grid) and of a field K y (rows, c, *grid)."""
+
+    count: int
+
+    @property
+    def sample_axes(self) -> tuple[int, ...]:
+        """The axes of one sample y."""
+        return tuple(range(-1 - self.count, 0))
+
+    @property
+    def field_axes(self) -> tuple[int, ...]:
+        """The axes of one field K y."""
+        return tuple(range(-2 - self.count, 0))
+
+
 @dataclass(frozen=True)
-class Differences:
+class Differences(GridMap):
     """K y: forward differences along the last ``count`` axes of y, stacked in front of the axes of a sample.
 
     Shapes: y (*batch, c, *grid) with c coupled channels, K y (*batch, count, c, *grid). At the last sample of an axis
@@ -31,16 +47,6 @@ class Differences:
     def bound(self) -> float:
         """At least ||K||^2."""
         return 4.0 * self.count
-
-    @property
-    def sample_axes(self) -> tuple[int, ...]:
-        """The axes of one sample y."""
-        return tuple(range(-1 - self.count, 0))
-
-    @property
-    def field_axes(self) -> tuple[int, ...]:
-        """The axes of one field K y."""
-        return tuple(range(-2 - self.count, 0))
 
     def apply(self, y: Array) -> Array:
         """K y."""

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from cvxlayers.array import implicit, iterate, loop, namespace, stop_gradient
-from cvxlayers.errors import ShapeError
-from cvxlayers.prox.axes import consumed_axes
-from cvxlayers.prox.dual import EVERY, RELAXATION, DualProx, Info, certificates
-from cvxlayers.prox.gradient import Differences
+from cvxlayers.prox.dual import EVERY, RELAXATION, DualProx, certificates, tolerance
+from cvxlayers.prox.gradient import Differences, GridMap
+from cvxlayers.prox.grid import Grid
 from cvxlayers.prox.modulus import root
-from cvxlayers.prox.operator import Array, Primitive, check_input
-from cvxlayers.prox.total_variation import check_iteration, tolerance
+from cvxlayers.prox.operator import Array
 
 _STEP = 0.05  # of the primal variables
 _RIDGE = 1e-6  # added to the field w when the solution is differentiated, where w is not determined by itself
 
 
 @dataclass(frozen=True, eq=False)
-class TotalGeneralizedVariation(Primitive):
+class TotalGeneralizedVariation(Grid):
     """f(x) = weight min over w of sum_i ||(D x - w)_i||_2 + ratio sum_i ||(E w)_i||_F on a grid.
 
     D x are the forward differences of x along the consumed axes, w is a field of the same shape, 0 where there is no
@@ -50,39 +46,12 @@ class TotalGeneralizedVariation(Primitive):
     tol: float | None = None
     max_iter: int = 20000
 
-    _flat: ClassVar[bool] = False
     _samples: ClassVar[tuple[str, ...]] = ("weight", "ratio")
     _positive: ClassVar[tuple[str, ...]] = ("ratio",)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_iteration(type(self).__name__, self.tol, self.max_iter)
-
-    def axes(self, x: Array) -> tuple[int, ...]:
-        axes = consumed_axes(self.dim, 2, None, x.ndim, repr(self))
-        if not 1 <= len(axes) <= 4:
-            raise ShapeError(f"dim of {self!r} should name one to four axes, those of the grid; got {len(axes)}.")
-        return axes
-
-    def __call__(self, x: Array) -> Array:
-        return super(TotalGeneralizedVariation, self._with_dim(x)).__call__(x)
-
-    def prox(self, x: Array, tau: Any = 1.0, *, return_info: bool = False) -> Any:
-        """prox_{tau f}(x), of the shape of x; with ``return_info`` the pair (y, `Info`)."""
-        f = self._with_dim(x)
-        arranged = f._arrange(x, tau)
-        with np.errstate(all="ignore"):
-            y, p, gap, iterations = f._minimize(arranged.x, arranged.tau, **arranged.parameters)
-        y = f._finish(y, arranged)
-        return (y, Info(gap, iterations, p)) if return_info else y
-
-    def _with_dim(self, x: Array) -> TotalGeneralizedVariation:
-        check_input(x, self, self._complex)
-        return replace(self, dim=self.axes(x)) if self.dim == "all" else self
-
     @property
     def _map(self) -> Symmetrized:
-        return Symmetrized(2 if self.dim is None else len(self.dim) if isinstance(self.dim, tuple) else 1)
+        return Symmetrized(self._count)
 
     def _value(self, x: Array, weight: Array, ratio: Array) -> Array:
         """The minimum over w, with y held at x."""
@@ -92,9 +61,6 @@ class TotalGeneralizedVariation(Primitive):
         xp, Kz = namespace(x), K.apply(z)
         # Each group counts once: its length is repeated over its entries.
         return xp.sum(radius * root(K.group_sum(Kz * Kz)) * K.share(Kz), axis=K.field_axes)
-
-    def _prox(self, x: Array, tau: Array, weight: Array, ratio: Array) -> Array:
-        return self._minimize(x, tau, weight, ratio)[0]
 
     def _fields(self, x: Array, weight: Array, ratio: Array) -> tuple[Array, Array]:
         """z = (x, w = 0), its channels in front of the grid, and the radius of every direction of the dual field."""
@@ -116,7 +82,7 @@ class TotalGeneralizedVariation(Primitive):
 
 
 @dataclass(frozen=True)
-class Symmetrized:
+class Symmetrized(GridMap):
     """K z = (D y - w, E w) of z = (y, w), (*batch, 1 + d, *grid) to (*batch, d + d^2, 1, *grid)."""
 
     count: int
@@ -125,16 +91,6 @@ class Symmetrized:
     def bound(self) -> float:
         """At least ||K||^2."""
         return 8.0 * self.count + 1.0
-
-    @property
-    def sample_axes(self) -> tuple[int, ...]:
-        """The axes of one z."""
-        return tuple(range(-1 - self.count, 0))
-
-    @property
-    def field_axes(self) -> tuple[int, ...]:
-        """The axes of one field."""
-        return tuple(range(-2 - self.count, 0))
 
     def apply(self, y: Array) -> Array:
         """K z."""
