@@ -15,7 +15,7 @@ _READ = "Array(f8, 2, 'C', readonly=True)"  # of a caller: it may be a view that
 
 @kernel(f"void({_READ}, {_READ}, f8[:,::1], i8, i8)")
 def isotonic(x, w, y, start, stop):
-    """y[i] = argmin of sum_j w_ij (y_j - x_ij)^2 / 2 over y_1 <= y_2 <= ..., for start <= i < stop.
+    """y[i] = argmin of sum_j w_ij (y_j - x_ij)^2 / 2 over y_1 <= y_2 <= ..., for start <= i < stop; NaN if x_i has NaN or inf.
 
     ``w`` > 0 has one row for each row of x or one for all of them, and one column for each sample or one for all.
     """
@@ -37,6 +37,10 @@ def isotonic(x, w, y, start, stop):
             pieces[last, 0], pieces[last, 1], lengths[last] = value, weight, length
         position = 0
         for k in range(last + 1):
+            value = pieces[k, 0] / pieces[k, 1]
             for j in range(position, position + lengths[k]):
-                y[i, j] = pieces[k, 0] / pieces[k, 1]
+                y[i, j] = value
             position += lengths[k]
+            if not value - value == 0.0:
+                y[i] = np.nan
+                break
