@@ -15,9 +15,10 @@ _READ = "Array(f8, 2, 'C', readonly=True)"  # of a caller: it may be a view that
 
 @kernel(f"void({_READ}, {_READ}, f8[:,::1], i8, i8)")
 def isotonic(x, w, y, start, stop):
-    """y[i] = argmin of sum_j w_ij (y_j - x_ij)^2 / 2 over y_1 <= y_2 <= ..., for start <= i < stop; NaN if x_i has NaN or inf.
+    """y[i] = argmin of sum_j w_ij (y_j - x_ij)^2 / 2 over y_1 <= y_2 <= ..., for start <= i < stop.
 
-    ``w`` > 0 has one row for each row of x or one for all of them, and one column for each sample or one for all.
+    ``w`` > 0 has one row for each row of x or one for all of them, and one column for each sample or one for all. A row
+    with NaN or an infinity becomes NaN.
     """
     n = x.shape[1]
     pieces, lengths = np.empty((n, 2)), np.empty(n, np.int64)  # sums of w x and of w; how many samples

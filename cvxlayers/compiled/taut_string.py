@@ -144,9 +144,10 @@ def _hulls(x, w, y, position, before):
 
 @kernel(f"void({_READ}, {_READ}, f8[:,::1], i8, i8)")
 def taut_string(x, w, y, start, stop):
-    """y[i] = argmin of sum_j (y_j - x_ij)^2 / 2 + w_ij |y_{j+1} - y_j|, for start <= i < stop; NaN if x_i has NaN or inf.
+    """y[i] = argmin of sum_j (y_j - x_ij)^2 / 2 + w_ij |y_{j+1} - y_j|, for start <= i < stop.
 
-    ``w`` has one row for each row of x or one for all of them, and one column for each edge or one for all of them.
+    ``w`` has one row for each row of x or one for all of them, and one column for each edge or one for all of them. A
+    row with NaN or an infinity becomes NaN.
     """
     for i in range(start, stop):
         if not _direct(x[i], w[i] if w.shape[0] > 1 else w[0], y[i]):

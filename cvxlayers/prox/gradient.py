@@ -93,3 +93,10 @@ class Differences(GridMap):
 
 def _cut(y: Array, axis: int, start: int | None, stop: int | None) -> Array:
     return y[(..., slice(start, stop), *(slice(None),) * (-1 - axis))]
+
+
+def move_axis(y: Array, source: int, destination: int) -> Array:
+    """y with one axis moved; both are counted from the end. PyTorch's own has no rule for its vmap."""
+    order = [k for k in range(y.ndim) if k != y.ndim + source]
+    order.insert(y.ndim + destination, y.ndim + source)
+    return namespace(y).permute_dims(y, tuple(order))

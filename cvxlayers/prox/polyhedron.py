@@ -117,6 +117,9 @@ class Polyhedron(Set):
         else:
             A, b = G[..., :0, :], h[..., :0]
 
+        # Which faces a point near the set is projected on shows in double precision only.
+        dtype, wide = x.dtype, xp.asarray(np.float64(0.0)).dtype
+        x, G, h, A, b = (xp.astype(v, wide, copy=False) for v in (x, G, h, A, b))
         fixed = [stop_gradient(v) for v in (x, G, h, A, b)]
         near, multipliers, slack, rounds = _interior_point(*fixed)
         active = xp.astype(multipliers > slack, x.dtype)
@@ -136,9 +139,14 @@ class Polyhedron(Set):
         better = xp.maximum(exact[0], exact[1]) <= xp.maximum(inner[0], inner[1])
         gap, violation = (xp.where(better, a, c) for a, c in zip(exact, inner, strict=True))
         y = xp.where(better[..., None], y, y + (near - stop_gradient(y)))
-        solved = (gap <= 1e-3) & (violation <= 1e-3)
+        # By the gap ||y - P(x)||^2 / 2 <= gap: small against ||y - x||, or against x, which is what rounding leaves.
+        size, moved = norm(fixed[0], (-1,)), norm(stop_gradient(y) - fixed[0], (-1,))
+        close = xp.sqrt(gap) * moved <= 1e-3 * (1 + size)
+        solved = ((gap <= 1e-3) | close) & (violation <= 1e-3)
         y = xp.where(solved[..., None], y, float("nan"))
-        return y, ProjectionInfo(gap, violation, rounds)
+        return xp.astype(y, dtype, copy=False), ProjectionInfo(
+            *(xp.astype(v, dtype, copy=False) for v in (gap, violation, rounds))
+        )
 
 
 def _rank_tolerance(x: Array) -> float:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cvxlayers.array import implicit, iterate, loop, namespace, stop_gradient
-from cvxlayers.prox.dual import EVERY, RELAXATION, DualProx, certificates, tolerance
-from cvxlayers.prox.gradient import Differences, GridMap
+from cvxlayers.prox.dual import EVERY, RELAXATION, DualProx, certificates, once, tolerance
+from cvxlayers.prox.gradient import Differences, GridMap, move_axis
 from cvxlayers.prox.grid import Grid
-from cvxlayers.prox.modulus import root
 from cvxlayers.prox.operator import Array
 
 _STEP = 0.05  # of the primal variables
@@ -55,12 +54,7 @@ class TotalGeneralizedVariation(Grid):
 
     def _value(self, x: Array, weight: Array, ratio: Array) -> Array:
         """The minimum over w, with y held at x."""
-        K = self._map
-        padded, radius = self._fields(x, weight, ratio)
-        z, *_ = primal_dual(K, padded, radius, 1e-6, self.max_iter, fixed=True)
-        xp, Kz = namespace(x), K.apply(z)
-        # Each group counts once: its length is repeated over its entries.
-        return xp.sum(radius * root(K.group_sum(Kz * Kz)) * K.share(Kz), axis=K.field_axes)
+        return implicit(_Value(self._map, self.max_iter), *self._fields(x, weight, ratio))[0]
 
     def _fields(self, x: Array, weight: Array, ratio: Array) -> tuple[Array, Array]:
         """z = (x, w = 0), its channels in front of the grid, and the radius of every direction of the dual field."""
@@ -82,6 +76,32 @@ class TotalGeneralizedVariation(Grid):
 
 
 @dataclass(frozen=True)
+class _Value:
+    """The rule (z = (x, 0), radius) -> the minimum over w of sum of radius ||(K z)_g||, and where it is attained.
+
+    By the envelope theorem the derivative is that of <p, K z> in z and of the radii in front of the lengths, with the
+    dual field p, where (K'p)_w = 0, and the lengths at the solution held fixed.
+    """
+
+    K: Symmetrized
+    limit: int
+
+    def forward(self, x: Array, radius: Array) -> tuple[Array, Array, Array]:
+        K, xp = self.K, namespace(x)
+        z, p, *_ = primal_dual(K, x, radius, 1e-6, self.limit, fixed=True)
+        Kz = K.apply(z)
+        # Each group counts once: its length is repeated over its entries.
+        lengths = xp.sqrt(K.group_sum(Kz * Kz)) * K.share(Kz)
+        return xp.sum(radius * lengths, axis=K.field_axes), p, lengths
+
+    def tangent(self, outputs: tuple, args: tuple, tangents: tuple) -> Array:
+        K, (_, p, lengths), (dx, dradius) = self.K, outputs, tangents
+        # The outputs are constants here; their own derivatives are refused by way of the arguments.
+        p, lengths = p + K.apply(0 * once(args[0])), lengths + 0 * once(args[1])
+        return namespace(dx).sum(p * K.apply(dx) + dradius * lengths, axis=K.field_axes)
+
+
+@dataclass(frozen=True)
 class Symmetrized(GridMap):
     """K z = (D y - w, E w) of z = (y, w), (*batch, 1 + d, *grid) to (*batch, d + d^2, 1, *grid)."""
 
@@ -97,9 +117,9 @@ class Symmetrized(GridMap):
         xp, d, D = namespace(y), self.count, Differences(self.count)
         at = -2 - d
         y, w = _part(y, 0, 1, d), _part(y, 1, None, d)
-        slopes = D.apply(y) - D.mask(xp.moveaxis(xp.expand_dims(w, axis=at), -1 - d, at))
+        slopes = D.apply(y) - D.mask(move_axis(xp.expand_dims(w, axis=at), -1 - d, at))
         Dw = D.apply(w)  # (directions, components)
-        E = (Dw + xp.moveaxis(Dw, -1 - d, at)) / 2
+        E = (Dw + move_axis(Dw, -1 - d, at)) / 2
         return xp.concat(
             [slopes, xp.reshape(E, (*E.shape[: E.ndim - d - 2], d * d, 1, *E.shape[E.ndim - d :]))], axis=at
         )
@@ -110,8 +130,8 @@ class Symmetrized(GridMap):
         at = -1 - d
         slopes, q = _part(p, 0, d, d + 1), _part(p, d, None, d + 1)
         q = xp.reshape(q, (*q.shape[: q.ndim - d - 2], d, d, *q.shape[q.ndim - d :]))
-        q = (q + xp.moveaxis(q, -1 - d, -2 - d)) / 2
-        masked = xp.squeeze(xp.moveaxis(D.mask(slopes), -2 - d, at), axis=at - 1)
+        q = (q + move_axis(q, -1 - d, -2 - d)) / 2
+        masked = xp.squeeze(move_axis(D.mask(slopes), -2 - d, at), axis=at - 1)
         return xp.concat([D.adjoint(slopes), D.adjoint(q) - masked], axis=at)
 
     def group_sum(self, p: Array) -> Array:
@@ -183,7 +203,7 @@ def primal_dual(
     def certificate(z: Array, p: Array) -> tuple[Array, Array, Array]:
         # (K'(p1, q))_w = E'q - p1, so that adding it to p1 makes it vanish.
         pull = _part(K.adjoint(p), 1, None, d)
-        slopes = _part(p, 0, d, d + 1) + xp.moveaxis(xp.expand_dims(pull, axis=-2 - d), -1 - d, -2 - d)
+        slopes = _part(p, 0, d, d + 1) + move_axis(xp.expand_dims(pull, axis=-2 - d), -1 - d, -2 - d)
         p = xp.concat([Differences(d).mask(slopes), _part(p, d, None, d + 1)], axis=-2 - d)
         excess = xp.max(norm(p) / xp.where(radius > 0, radius, 1.0), axis=K.field_axes, keepdims=True)
         p = xp.where(radius > 0, p / xp.clip(excess, 1.0, None), 0 * p)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from cvxlayers import prox
 from cvxlayers.errors import SettingsError
 from tests.prox.operators import CASES, points
+from tests.prox.projections import CASES as SETS
 
 ENTRYWISE = [case for case in CASES if isinstance(case.f, prox.separable.Entrywise)]
 
@@ -111,3 +114,73 @@ def test_positive_roots_at_large_scales(dtype, size, convert):
 def test_tau_is_a_number_or_an_array(f, tau):
     with pytest.raises(SettingsError, match="tau should be a number or an array"):
         f.prox(np.ones(3), tau)
+
+
+GRIDS = [
+    (prox.TotalVariation(0.3, l1=0.1), (4, 3)),
+    (prox.TotalGeneralizedVariation(0.3, tol=1e-2), (4, 3)),
+    (prox.GraphNet(), (4, 3)),
+    (prox.FusedLasso(0.3), (5,)),
+    (prox.Monotone(), (5,)),
+    (prox.OverlappingGroupLasso(((0, 1), (1, 2))), (4,)),
+    (prox.NuclearNorm(), (4, 3)),
+]
+ALL = [
+    *((case.f, case.shape, repr(case)) for case in CASES),
+    *((case.operator, case.shape, case.name) for case in SETS),
+    *((f, shape, repr(f)) for f, shape in GRIDS),
+]
+
+
+@pytest.mark.parametrize(("f", "shape"), [(f, shape) for f, shape, _ in ALL], ids=[name for *_, name in ALL])
+@pytest.mark.parametrize("dtype", [np.float16, torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_is_kept(f, shape, dtype):
+    """The result is that of single precision, rounded; a rounded projection counts as a point of its set."""
+    values = points(shape, 3)
+    x = values.astype(dtype) if dtype is np.float16 else torch.tensor(values, dtype=dtype)
+    y, wide = f.prox(x, 0.5), x.astype(np.float32) if dtype is np.float16 else x.float()
+    assert y.dtype == x.dtype == f(x).dtype
+    expected = f.prox(wide, 0.5)
+    eps = 2.0**-7 if dtype is torch.bfloat16 else 2.0**-10
+    np.testing.assert_allclose(
+        np.asarray(y if dtype is np.float16 else y.float()), np.asarray(expected), rtol=eps, atol=1e-3 * eps
+    )
+    if not np.isinf(np.asarray(f(expected))).any():
+        assert not np.isinf(np.asarray(f(y).astype(np.float32) if dtype is np.float16 else f(y).float())).any()
+
+
+SMOOTH = [case for case in CASES if not isinstance(case.f, (prox.SLOPE, prox.SumLargest, prox.Linear, prox.Quadratic))]
+
+
+@pytest.mark.parametrize("case", SMOOTH, ids=repr)
+@pytest.mark.parametrize(("dtype", "tau"), [(torch.float64, 1e-300), (torch.float32, 1e-37)], ids=str)
+def test_the_smallest_steps_have_finite_gradients(case, dtype, tau):
+    """And leave a point of the domain where it is."""
+    given = {name: value for name in case.f._leaves if (value := getattr(case.f, name)) is not None}
+    leaves = [torch.tensor(np.asarray(v), dtype=dtype, requires_grad=True) for v in (tau, *given.values())]
+    x = torch.tensor(points(case.shape), dtype=dtype, requires_grad=True)
+    f = replace(case.f, **dict(zip(given, leaves[1:], strict=True)))
+    y = f.prox(x, leaves[0])
+    inside = torch.isfinite(f(x))
+    torch.testing.assert_close(y[inside], x[inside])
+    for gradient in torch.autograd.grad(torch.sin(y).sum(), (x, *leaves), allow_unused=True):
+        assert gradient is None or torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("tau", [1e6, 1e12, 1e18])
+def test_quadratic_terms_leave_their_null_space_alone(tau):
+    """A large tau made the rounding of an eigenvalue 0 count."""
+    A = np.random.default_rng(3).standard_normal((2, 4))
+    x = np.random.default_rng(4).standard_normal((3, 4))
+    expected = x @ (np.eye(4) - np.linalg.pinv(A) @ A)  # up to 1 / tau
+    np.testing.assert_allclose(prox.Quadratic(A.T @ A).prox(x, tau), expected, atol=10 / tau + 1e-12)
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.asarray, jnp.asarray], ids=["numpy", "torch", "jax"])
+def test_points_near_a_polyhedron_in_single_precision(convert):
+    """Rounding hid which faces they are on, and the result was NaN."""
+    f = next(case.operator for case in SETS if case.name == "polyhedron")
+    rng = np.random.default_rng(0)
+    far = np.geomspace(1e-4, 1e-1, 200)[:, None]
+    x = (f.prox(rng.normal(size=(200, 4))) + far * rng.normal(size=(200, 4))).astype(np.float32)
+    np.testing.assert_allclose(np.asarray(f.prox(convert(x))), f.prox(x.astype(float)), atol=1e-6)

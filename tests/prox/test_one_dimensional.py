@@ -84,7 +84,7 @@ def test_long_rows_satisfy_the_optimality_conditions():
 @pytest.mark.parametrize("edges", [False, True])
 @pytest.mark.parametrize("before", [0, 500, 4000])
 def test_where_the_direct_pass_stalls(before, edges):
-    """Long slopes make the direct pass go back again and again; the hulls take over from there, with the same result."""
+    """Long slopes make the direct pass go back again and again; the hulls take over there, with the same result."""
     slopes = np.concatenate([np.linspace(0, 40, 3000) ** 2, np.linspace(40, 0, 3000) ** 2])
     x = np.concatenate([np.repeat(5 * RNG.normal(size=before // 100), 100), slopes])
     x, n = x + 0.01 * RNG.normal(size=x.size), x.size
