@@ -25,6 +25,12 @@ class GridMap:
         """The axes of one field K y."""
         return tuple(range(-2 - self.count, 0))
 
+    def mean(self, y: Array) -> Array:
+        """The mean over the grid, with axes of length 1 in its place; 0 if it has no samples."""
+        xp, axes = namespace(y), tuple(range(-self.count, 0))
+        some = 0 not in y.shape[y.ndim - self.count :]
+        return xp.mean(y, axis=axes, keepdims=True) if some else xp.sum(y, axis=axes, keepdims=True)
+
 
 @dataclass(frozen=True)
 class Differences(GridMap):

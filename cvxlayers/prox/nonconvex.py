@@ -105,8 +105,10 @@ class Lq(Nonconvex):
             return y + power * y - r, 1 + (q - 1) * power
 
         # Without beta, whose derivatives overflow for the smallest t.
-        root = xp.where(beyond, beta * newton(scaled, target, (target,)), 1.0)
-        return xp.where(beyond, with_derivatives(equation, root, (r, xp.where(beyond, t, 0.0))), 0.0)
+        root, r, t = (
+            xp.where(beyond, *pair) for pair in ((beta * newton(scaled, target, (target,)), 1.0), (r, 1.0), (t, 0.0))
+        )
+        return xp.where(beyond, with_derivatives(equation, root, (r, t)), 0.0)
 
 
 @dataclass(frozen=True, eq=False)

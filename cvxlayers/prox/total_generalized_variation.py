@@ -66,8 +66,8 @@ class TotalGeneralizedVariation(Grid):
         return xp.concat([x] + [0 * x] * d, axis=at), xp.concat(parts, axis=at - 1)
 
     def _minimize(self, x: Array, tau: Array, weight: Array, ratio: Array) -> tuple[Array, ...]:
-        xp, K = namespace(x), self._map
-        shift = stop_gradient(xp.mean(x, axis=tuple(range(-K.count, 0)), keepdims=True))
+        K = self._map
+        shift = stop_gradient(K.mean(x))
         padded, radius = self._fields(x - shift, tau * weight, ratio)
         rule = DualProx(Ridged(K.count), tolerance(self.tol, x, 1e-5, 1e-4), self.max_iter, _minimize)
         l1, start = 0 * radius[..., 0, :, *(slice(None),) * K.count], stop_gradient(K.apply(0 * padded))
@@ -205,7 +205,8 @@ def primal_dual(
         pull = _part(K.adjoint(p), 1, None, d)
         slopes = _part(p, 0, d, d + 1) + move_axis(xp.expand_dims(pull, axis=-2 - d), -1 - d, -2 - d)
         p = xp.concat([Differences(d).mask(slopes), _part(p, d, None, d + 1)], axis=-2 - d)
-        excess = xp.max(norm(p) / xp.where(radius > 0, radius, 1.0), axis=K.field_axes, keepdims=True)
+        excess = norm(p) / xp.where(radius > 0, radius, 1.0)
+        excess = xp.max(excess, axis=K.field_axes, keepdims=True) if 0 not in excess.shape else excess
         p = xp.where(radius > 0, p / xp.clip(excess, 1.0, None), 0 * p)
         Kz = K.apply(z)
         lengths = radius * norm(Kz) * K.share(Kz)

@@ -119,7 +119,7 @@ class TotalVariation(Grid):
                 xp.stack([channels(p, K.count) for p in start], axis=-2 - K.count) if start else K.apply(0 * stacked)
             )
             # TV does not see a constant; without it, single precision has more digits for the rest.
-            mean = xp.mean(stacked, axis=tuple(range(-K.count, 0)), keepdims=True)
+            mean = K.mean(stacked)
             shift = stop_gradient(xp.where(threshold == 0, mean, xp.zeros_like(mean)))
             y, field, gap, iterations = implicit(rule, stacked - shift, field_radius, threshold, stop_gradient(first))
             y = y + shift

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -10,7 +14,7 @@ import pytest
 import torch
 
 from cvxlayers import prox
-from cvxlayers.errors import SettingsError
+from cvxlayers.errors import SettingsError, ShapeError
 from tests.prox.operators import CASES, points
 from tests.prox.projections import CASES as SETS
 
@@ -118,18 +122,91 @@ def test_tau_is_a_number_or_an_array(f, tau):
 
 GRIDS = [
     (prox.TotalVariation(0.3, l1=0.1), (4, 3)),
-    (prox.TotalGeneralizedVariation(0.3, tol=1e-2), (4, 3)),
+    (prox.TotalGeneralizedVariation(0.3, tol=1e-2, max_iter=100), (4, 3)),
     (prox.GraphNet(), (4, 3)),
     (prox.FusedLasso(0.3), (5,)),
     (prox.Monotone(), (5,)),
     (prox.OverlappingGroupLasso(((0, 1), (1, 2))), (4,)),
     (prox.NuclearNorm(), (4, 3)),
 ]
+DERIVED = [
+    2 * prox.L1(),
+    prox.L1().translate(1.0),
+    prox.L1().conjugate(),
+    prox.L2().regularize(0.5),
+    prox.L1().scale(-2.0),
+    prox.L1().diagonal(np.arange(1.0, 5.0)),
+    prox.L1() + prox.L2Ball(),
+    prox.Distance(prox.L2Ball()),
+    prox.SquaredDistance(prox.Simplex()),
+]
 ALL = [
     *((case.f, case.shape, repr(case)) for case in CASES),
     *((case.operator, case.shape, case.name) for case in SETS),
     *((f, shape, repr(f)) for f, shape in GRIDS),
 ]
+EVERY = [*ALL, *((f, (4,), repr(f)) for f in DERIVED)]
+every = pytest.mark.parametrize(("f", "shape"), [(f, shape) for f, shape, _ in EVERY], ids=[n for *_, n in EVERY])
+
+
+@every
+def test_layouts_copies_and_threads(f, shape):
+    """Read-only, strided and reversed arrays, one tau per sample, copies, and calls from several threads."""
+    x = points(shape, 3)
+    y = f.prox(x, 0.7)
+    still = np.asfortranarray(x)
+    still.flags.writeable = False
+    sparse = np.zeros(tuple(2 * n for n in x.shape))
+    every_other = (slice(None, None, 2),) * x.ndim
+    sparse[every_other] = x
+    found = [f.prox(still, 0.7), f.prox(sparse[every_other], 0.7), f.prox(x[::-1], 0.7)[::-1]]
+    found += [f.prox(torch.tensor(sparse)[every_other], 0.7).numpy(), f.prox(x, np.full(3, 0.7))]
+    found += [pickle.loads(pickle.dumps(f)).prox(x, 0.7), copy.deepcopy(f).prox(x, 0.7)]
+    with ThreadPoolExecutor(4) as threads:
+        found += threads.map(lambda _: f.prox(x, 0.7), range(4))
+    for again in found:
+        np.testing.assert_allclose(again, y, rtol=1e-6, atol=1e-6)
+    two = f.prox(x[:, None], np.full((3, 2), 0.7))
+    np.testing.assert_allclose(two, np.repeat(y[:, None], 2, axis=1), rtol=1e-6, atol=1e-6)
+
+
+@every
+def test_nan_and_infinity_stay_in_their_sample(f, shape):
+    x = points(shape, 3)
+    y = f.prox(x, 0.7)
+    for bad in (np.nan, np.inf):
+        broken = x.copy()
+        broken.reshape(3, -1)[1, 0] = bad
+        with np.errstate(invalid="ignore"):
+            found = f.prox(broken, 0.7)
+        np.testing.assert_allclose(found[[0, 2]], y[[0, 2]], rtol=1e-6, atol=1e-6)
+        assert np.isinf(bad) or np.isnan(found[1]).any()
+
+
+@every
+def test_samples_and_batches_of_nothing(f, shape):
+    """An empty batch has a gradient; samples without entries are kept, or their shape is named in an error."""
+    empty = torch.zeros(0, *shape, dtype=torch.float64, requires_grad=True)
+    y = f.prox(empty)
+    (y.sum() + f(empty).sum()).backward()
+    assert y.shape == empty.shape == empty.grad.shape and f(empty).shape == (0,)
+    if isinstance(f, prox.LeastSquaresOperator):  # the operator of the user refuses
+        return
+    for k in range(len(shape)):
+        x = np.zeros((3, *shape[:k], 0, *shape[k + 1 :]))
+        try:
+            assert f.prox(x).shape == x.shape and f(x).shape == (3,)
+        except (ShapeError, SettingsError) as error:
+            assert re.search(r"\bshould|has 4 columns", str(error))
+
+
+@every
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_single_precision_at_every_scale(f, shape, scale):
+    x = torch.tensor(scale * points(shape, 3), dtype=torch.float32, requires_grad=True)
+    y = f.prox(x)
+    (gradient,) = torch.autograd.grad(y.sum(), x, allow_unused=True)
+    assert torch.isfinite(y).all() and (gradient is None or torch.isfinite(gradient).all())
 
 
 @pytest.mark.parametrize(("f", "shape"), [(f, shape) for f, shape, _ in ALL], ids=[name for *_, name in ALL])
