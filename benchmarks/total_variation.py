@@ -1,6 +1,6 @@
 """Total variation beside other libraries: time to a relative distance from a certified optimum, one CPU thread.
 
-    python benchmarks/total_variation.py [--python PEERS] [--only NAME]    the six problems; a part is not kept
+    python benchmarks/total_variation.py [--python PEERS] [--only NAME]    the six problems, or one of them anew
     python benchmarks/total_variation.py --cubes [--device cuda]           cubes of side 10, 50 and 100
     python benchmarks/total_variation.py --render                          tables and picture from the stored results
 
@@ -100,7 +100,12 @@ def defaults(x: np.ndarray, weight: float, l1: float, best: np.ndarray) -> dict:
 
 
 def six(python: str, only: str, tol: float) -> None:
-    rows = {}
+    about, rows = machine(), {}
+    path = HERE / "results" / "total_variation.json"
+    if only and path.exists():  # a row anew, beside those of the same machine
+        stored = json.loads(path.read_text())
+        if all(stored["machine"].get(key) == about[key] for key in ("cpu", "python", "date")):
+            rows = stored["problems"]
     for name, shape, share in PROBLEMS:
         if only and only not in name:
             continue
@@ -120,8 +125,8 @@ def six(python: str, only: str, tol: float) -> None:
         row |= {(line := json.loads(text)).pop("name"): line for text in done.stdout.splitlines()}
         rows[name] = row
         print(table({name: row}), flush=True)
-        if not only:
-            store("total_variation", {"machine": machine(), "problems": rows})
+        if len(rows) == len(PROBLEMS) or not only:
+            store("total_variation", {"machine": about, "problems": rows})
 
 
 def table(rows: dict) -> str:
