@@ -204,15 +204,22 @@ LINES = [
 def cube_table(found: dict[str, dict]) -> str:
     """Milliseconds to each level for every side and library, or the error at which it was left."""
     lines = ["| side | error | " + " | ".join(title for title, *_ in LINES) + " |", "|---" * (len(LINES) + 2) + "|"]
-    for side in found["cpu"]["cubes"]:
+    for side in found["cuda"]["cubes"]:
         for level in map(str, LEVELS):
             cells = []
             for _, device, name, _ in LINES:
-                result = found[device]["cubes"][side][name]
-                seconds = result["reached"][level]
-                cells.append(f"{1e3 * seconds[0]:,.1f} ms" if seconds else f"not reached ({result['best error']:.0e})")
+                result = found[device]["cubes"].get(side, {}).get(name)
+                seconds = reached(result, level)
+                left = f"not reached ({result['best error']:.0e})" if result else "not measured"
+                cells.append(f"{1e3 * seconds:,.1f} ms" if seconds else left)
             lines.append(f"| {side} | {level} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def reached(result: dict | None, level: str) -> float | None:
+    """Seconds to a level, None if it was not reached."""
+    found = result["reached"][level] if result else None
+    return found[0] if found else None
 
 
 def picture(found: dict[str, dict]) -> None:
@@ -223,20 +230,20 @@ def picture(found: dict[str, dict]) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(14, 4.5))
-    sides = list(found["cpu"]["cubes"])
+    sides = list(found["cuda"]["cubes"])
     for axis, level in zip(axes, map(str, LEVELS), strict=False):
         for title, device, name, style in LINES:
-            reached = [found[device]["cubes"][side][name]["reached"][level] for side in sides]
-            points = [(int(side), r[0]) for side, r in zip(sides, reached, strict=True) if r]
+            seconds = [reached(found[device]["cubes"].get(side, {}).get(name), level) for side in sides]
+            points = [(int(side), time) for side, time in zip(sides, seconds, strict=True) if time]
             label = title if len(points) == len(sides) else f"{title} ({len(points)} of {len(sides)} reached)"
             axis.plot(*zip(*points, strict=True) if points else ([], []), style, label=label)
         axis.set(xscale="log", yscale="log", xlabel="side of the cube", ylabel="seconds")
         axis.set(title=f"time to a relative error of {level}")
         axis.set_xticks([int(side) for side in sides], sides)
         axis.minorticks_off()
-    largest = sides[-1]
+    largest = list(found["cpu"]["cubes"])[-1]
     for title, device, name, style in LINES:
-        if path := found[device]["cubes"][largest][name].get("path"):
+        if path := found[device]["cubes"].get(largest, {}).get(name, {}).get("path"):
             axes[2].plot(*zip(*((seconds, error) for _, seconds, error in path), strict=True), style, label=title)
     axes[2].set(xscale="log", yscale="log", xlabel="seconds", ylabel="relative error", title=f"side {largest}")
     for axis in axes:
