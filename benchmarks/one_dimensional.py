@@ -172,12 +172,8 @@ def render() -> None:
     from total_variation import PAGE, about
 
     found = json.loads((HERE / "results" / "one_dimensional.json").read_text())
-    replace(
-        {
-            "one-dimensional": f"Measured on: {about(found['machine'])}. {found.get('note', '')}\n\n{table(found['rows'])}"
-        },
-        PAGE,
-    )
+    caption = f"Measured on: {about(found['machine'])}. {found.get('note', '')}"
+    replace({"one-dimensional": f"{caption}\n\n{table(found['rows'])}"}, PAGE)
 
 
 def main() -> None:
