@@ -408,9 +408,10 @@ def check_input(x: Array, operator: Prox, complex_allowed: bool) -> Array:
 
 def keep_precision(y: Array, dtype: Any) -> Array:
     """A result in the precision of the caller's ``dtype``, if that is lower than single."""
-    xp = namespace(y)
-    low = xp.isdtype(dtype, "real floating") and xp.finfo(dtype).bits < 32
-    return xp.astype(y, dtype) if low and xp.isdtype(y.dtype, "real floating") else y
+    # By its name: x may have been brought to another library.
+    xp, name = namespace(y), str(dtype).rpartition(".")[-1]
+    low = name in ("float16", "bfloat16") and xp.isdtype(y.dtype, "real floating")
+    return xp.astype(y, getattr(xp, name)) if low else y
 
 
 def check_number(label: str, value: Any) -> None:

@@ -117,7 +117,7 @@ class Eigenvalues(_OfValues):
         X, _ = self._arranged(x)
         part = hermitian_part(X)
         value = self.function(keep_precision(eigenvalues(part, eigh(stop_gradient(part))), x.dtype))
-        eps = float(namespace(X).finfo(real_dtype(x)).eps)
+        eps = float(namespace(x).finfo(real_dtype(x)).eps)
         return value + keep_precision(zero_where_small(norm(X - part, (-2, -1)), norm(X, (-2, -1)), eps), x.dtype)
 
     def prox(self, x: Array, tau: Any = 1.0) -> Array:
