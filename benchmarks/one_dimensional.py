@@ -1,11 +1,12 @@
 """Exact one-dimensional total variation beside prox_tv and copt: one long row, and a batch of rows, one CPU thread.
 
     python benchmarks/one_dimensional.py [--python PEERS]     on this CPU; writes results/one_dimensional.json
+    python benchmarks/one_dimensional.py --render             the table from the stored results
     python benchmarks/one_dimensional.py --device cuda        ours on a GPU (results go to $OUT, if that is set)
 
 ``PEERS`` is the Python of an environment with prox_tv and copt (requirements-prox.txt has the latter). Every method is
 checked against the optimality conditions before it is timed: the running sums of x - y stay within the weight, and
-touch it where y jumps.
+touch it where y jumps. The table goes to docs/prox_total_variation.md.
 """
 
 from __future__ import annotations
@@ -166,14 +167,26 @@ def table(rows: dict) -> str:
     return "\n".join(lines)
 
 
+def render() -> None:
+    from report import replace
+    from total_variation import PAGE, about
+
+    found = json.loads((HERE / "results" / "one_dimensional.json").read_text())
+    caption = f"Measured on: {about(found['machine'])}. {found.get('note', '')}"
+    replace({"one-dimensional": f"{caption}\n\n{table(found['rows'])}"}, PAGE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", default="")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peers", action="store_true", help="measure the peers in this Python, print JSON")
     parser.add_argument("-n", type=int, default=1_000_000)
+    parser.add_argument("--render", action="store_true", help="the table from the stored results")
     options = parser.parse_args()
-    if options.peers:
+    if options.render:
+        render()
+    elif options.peers:
         print(json.dumps(measure(peers(), options.n)))
     elif options.device != "cpu":
         found = on_device(options.device)
@@ -190,8 +203,11 @@ def main() -> None:
         command = [python, __file__, "--peers", "-n", str(options.n)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows |= json.loads(done.stdout.splitlines()[-1])
-        (HERE / "results" / "one_dimensional.json").write_text(json.dumps(rows, indent=1) + "\n")
+        from total_variation import machine, store
+
+        store("one_dimensional", {"machine": machine(), "rows": rows})
         print(table(rows))
+        render()
 
 
 if __name__ == "__main__":

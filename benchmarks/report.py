@@ -187,10 +187,10 @@ def write(results: dict) -> None:
     replace(parts)
 
 
-def replace(parts: dict[str, str]) -> None:
-    """Put each part between its markers in docs/benchmarks.md."""
-    text = PAGE.read_text()
+def replace(parts: dict[str, str], page: Path = PAGE) -> None:
+    """Put each part between its markers in docs/benchmarks.md, or in another page."""
+    text = page.read_text()
     for name, part in parts.items():
         begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
         text = re.sub(f"{begin}.*?{end}", lambda _, p=part, b=begin, e=end: f"{b}\n{p}\n{e}", text, flags=re.DOTALL)
-    PAGE.write_text(text)
+    page.write_text(text)

@@ -1,10 +1,12 @@
 """Total variation beside other libraries: time to a relative distance from a certified optimum, one CPU thread.
 
-    python benchmarks/total_variation.py [--python PEERS] [--only NAME]    the six images and volumes
+    python benchmarks/total_variation.py [--python PEERS] [--only NAME]    the six problems, or one of them anew
     python benchmarks/total_variation.py --cubes [--device cuda]           cubes of side 10, 50 and 100
+    python benchmarks/total_variation.py --render                          tables and picture from the stored results
 
 ``PEERS`` is the Python of an environment made from requirements-prox.txt; by default one is made. Ours, and every peer,
-run in the same minutes on the same machine; results go to results/total_variation*.json.
+run in the same minutes on the same machine; results go to results/total_variation*.json, the tables to
+docs/prox_total_variation.md, the picture to docs/images/cubes.png.
 """
 
 from __future__ import annotations
@@ -17,16 +19,21 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import argparse  # noqa: E402
 import json  # noqa: E402
 import platform  # noqa: E402
+import re  # noqa: E402
 import subprocess  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import denoisers  # noqa: E402
 import numpy as np  # noqa: E402
 from denoisers import DENOISERS, LEVELS, proxtorch, times_to  # noqa: E402
+from report import replace  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "prox_total_variation.md"
+PICTURE = HERE.parent / "docs" / "images" / "cubes.png"
 sys.path.insert(0, str(HERE.parent))
 
 from cvxlayers.prox import TotalVariation  # noqa: E402
@@ -93,14 +100,18 @@ def defaults(x: np.ndarray, weight: float, l1: float, best: np.ndarray) -> dict:
 
 
 def six(python: str, only: str, tol: float) -> None:
+    about, rows = machine(), {}
     path = HERE / "results" / "total_variation.json"
-    rows = json.loads(path.read_text())["problems"] if only and path.exists() else {}
+    if only and path.exists():  # a row anew, beside those of the same machine
+        stored = json.loads(path.read_text())
+        if all(stored["machine"].get(key) == about[key] for key in ("cpu", "python", "date")):
+            rows = stored["problems"]
     for name, shape, share in PROBLEMS:
         if only and only not in name:
             continue
         x, weight, l1 = blocks(shape), WEIGHT * (1 - share), WEIGHT * share
         best, bound = optimum(x, weight, l1, tol, 100_000)
-        row = {"weight": weight, "l1": l1, "certified error": bound}
+        row = {"weight": weight, "l1": l1, "certified error": bound, "load": os.getloadavg()[0]}
         row["cvxlayers"] = times_to(ours(x, weight, l1), best, x)
         single = x.astype(np.float32)
         row["cvxlayers, float32"] = times_to(ours(single, weight, l1), best, x)
@@ -114,8 +125,8 @@ def six(python: str, only: str, tol: float) -> None:
         row |= {(line := json.loads(text)).pop("name"): line for text in done.stdout.splitlines()}
         rows[name] = row
         print(table({name: row}), flush=True)
-        path.write_text(json.dumps({"machine": machine(), "problems": rows}, indent=1) + "\n")
-    print(table(rows))
+        if len(rows) == len(PROBLEMS) or not only:
+            store("total_variation", {"machine": about, "problems": rows})
 
 
 def table(rows: dict) -> str:
@@ -134,14 +145,14 @@ def table(rows: dict) -> str:
     return "\n".join(lines)
 
 
-def cubes(device: str, python: str, sides: list[int]) -> None:
+def cubes(device: str, python: str, sides: list[int], tol: float) -> None:
     """TV + L1 on cubes: ours and ProxTorch on ``device``, and, on a CPU, the peers too."""
     rows = {}
     for side in sides:
         x, weight, l1 = blocks((side,) * 3), WEIGHT * 0.95, WEIGHT * 0.05
-        row = {}
+        row: dict = {"weight": weight, "l1": l1, "load": os.getloadavg()[0]}
         if device == "cpu":
-            best, bound = optimum(x, weight, l1, 3e-8 if side > 60 else 1e-9, 20_000)
+            best, bound = optimum(x, weight, l1, tol, 100_000 if side <= 60 else 40_000)
         else:
             import torch
 
@@ -170,18 +181,113 @@ def cubes(device: str, python: str, sides: list[int]) -> None:
             # Beside a GPU only the fastest of them, on the CPU of the same machine.
             names = ["proxtorch", "nilearn"] if device == "cpu" else ["nilearn"]
             command = [python or sys.executable, HERE / "denoisers.py", file, *names]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            environment = os.environ | {"MOST_SECONDS": str(denoisers.MOST_SECONDS)}
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         row |= {(line := json.loads(text)).pop("name"): line for text in done.stdout.splitlines()}
         rows[str(side)] = row
         print(side, json.dumps(row), flush=True)
-    out = Path(os.environ.get("OUT", HERE / "results")) / f"total_variation_cubes_{device}.json"
-    out.write_text(json.dumps({"machine": machine(device), "cubes": rows}, indent=1) + "\n")
+        store(f"total_variation_cubes_{device}", {"machine": machine(device), "cubes": rows})
+
+
+# The columns of the table of the cubes: a title, whose results, the name there, and how its line is drawn.
+LINES = [
+    ("cvxlayers, CPU", "cpu", "cvxlayers, float64", "C0o-"),
+    ("cvxlayers, CPU, float32", "cpu", "cvxlayers, float32", "C0s--"),
+    ("ProxTorch, CPU", "cpu", "proxtorch", "C1^-"),
+    ("nilearn, CPU", "cpu", "nilearn", "C2v-"),
+    ("cvxlayers, GPU", "cuda", "cvxlayers, float64", "C3o-"),
+    ("cvxlayers, GPU, float32", "cuda", "cvxlayers, float32", "C3s--"),
+    ("ProxTorch, GPU", "cuda", "proxtorch, cuda", "C4^-"),
+]
+
+
+def cube_table(found: dict[str, dict]) -> str:
+    """Milliseconds to each level for every side and library, or the error at which it was left."""
+    lines = ["| side | error | " + " | ".join(title for title, *_ in LINES) + " |", "|---" * (len(LINES) + 2) + "|"]
+    for side in found["cuda"]["cubes"]:
+        for level in map(str, LEVELS):
+            cells = []
+            for _, device, name, _ in LINES:
+                result = found[device]["cubes"].get(side, {}).get(name)
+                seconds = reached(result, level)
+                left = f"not reached ({result['best error']:.0e})" if result else "not measured"
+                cells.append(f"{1e3 * seconds:,.1f} ms" if seconds else left)
+            lines.append(f"| {side} | {level} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def reached(result: dict | None, level: str) -> float | None:
+    """Seconds to a level, None if it was not reached."""
+    found = result["reached"][level] if result else None
+    return found[0] if found else None
+
+
+def picture(found: dict[str, dict]) -> None:
+    """Time to each level against the side, and the error against time on the largest cube."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(14, 4.5))
+    sides = list(found["cuda"]["cubes"])
+    for axis, level in zip(axes, map(str, LEVELS), strict=False):
+        for title, device, name, style in LINES:
+            seconds = [reached(found[device]["cubes"].get(side, {}).get(name), level) for side in sides]
+            points = [(int(side), time) for side, time in zip(sides, seconds, strict=True) if time]
+            label = title if len(points) == len(sides) else f"{title} ({len(points)} of {len(sides)} reached)"
+            axis.plot(*zip(*points, strict=True) if points else ([], []), style, label=label)
+        axis.set(xscale="log", yscale="log", xlabel="side of the cube", ylabel="seconds")
+        axis.set(title=f"time to a relative error of {level}")
+        axis.set_xticks([int(side) for side in sides], sides)
+        axis.minorticks_off()
+    largest = list(found["cpu"]["cubes"])[-1]
+    for title, device, name, style in LINES:
+        if path := found[device]["cubes"].get(largest, {}).get(name, {}).get("path"):
+            axes[2].plot(*zip(*((seconds, error) for _, seconds, error in path), strict=True), style, label=title)
+    axes[2].set(xscale="log", yscale="log", xlabel="seconds", ylabel="relative error", title=f"side {largest}")
+    for axis in axes:
+        axis.legend(fontsize=7, frameon=False)
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(PICTURE, dpi=90, pil_kwargs={"optimize": True})
+    plt.close(figure)
+
+
+def about(of: dict) -> str:
+    """The machine in words."""
+    gpu = f"{of['gpu']}, " if "gpu" in of else ""
+    load = f", load average {of['load']:.1f}" if "load" in of else ""
+    return f"{gpu}{of['cpu']}{load}, Python {of['python']}" + (f", {of['date']}" if "date" in of else "")
+
+
+def render() -> None:
+    """The tables of docs/prox_total_variation.md and the picture, from the stored results."""
+    results = HERE / "results"
+    six = json.loads((results / "total_variation.json").read_text())
+    found = {d: json.loads((results / f"total_variation_cubes_{d}.json").read_text()) for d in ("cpu", "cuda")}
+    parts = {
+        "six": f"Measured on: {about(six['machine'])}.\n\n{table(six['problems'])}",
+        "cubes": f"Measured on: CPU: {about(found['cpu']['machine'])}; GPU: {about(found['cuda']['machine'])}.\n\n"
+        + cube_table(found),
+    }
+    replace(parts, PAGE)
+    picture(found)
+
+
+def store(name: str, found: dict) -> None:
+    """Write the results, each innermost list on one line."""
+    text = re.sub(r"\[[^][{}]*\]", lambda m: " ".join(m.group().split()), json.dumps(found, indent=1))
+    (Path(os.environ.get("OUT", HERE / "results")) / f"{name}.json").write_text(text + "\n")
 
 
 def machine(device: str = "cpu") -> dict:
-    found = {"processor": platform.processor() or platform.machine(), "python": platform.python_version()}
+    found: dict = {"python": platform.python_version(), "date": time.strftime("%Y-%m-%d")}
     with open("/proc/cpuinfo") as file:
-        found["cpu"] = next((line.split(":")[1].strip() for line in file if "model name" in line), "")
+        lines = dict(line.split(":", 1) for line in file.read().split("\n\n")[0].splitlines() if ":" in line)
+    about = {key.strip(): value.strip() for key, value in lines.items()}
+    found["cpu"] = f"{about.get('model name', '')} (family {about.get('cpu family')}, model {about.get('model')})"
+    found["load"] = os.getloadavg()[0]
     if device != "cpu":
         import torch
 
@@ -194,17 +300,22 @@ def main() -> None:
     parser.add_argument("--python", default="")
     parser.add_argument("--only", default="")
     parser.add_argument("--tol", type=float, default=2e-9, help="relative gap of the optimum")
+    parser.add_argument("--most", type=float, default=denoisers.MOST_SECONDS, help="seconds of one run of a library")
+    parser.add_argument("--render", action="store_true", help="tables and picture from the stored results")
     parser.add_argument("--cubes", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sides", type=int, nargs="+", default=[10, 50, 100])
     options = parser.parse_args()
+    if options.render:
+        return render()
+    denoisers.MOST_SECONDS = options.most
     python = options.python
     if not python and options.device == "cpu":
         from environments import interpreter
 
         python = str(interpreter("prox"))
     if options.cubes:
-        cubes(options.device, python, options.sides)
+        cubes(options.device, python, options.sides, options.tol)
     else:
         six(python, options.only, options.tol)
 

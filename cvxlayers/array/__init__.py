@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cvxlayers.array.library import library_of, namespace
-from cvxlayers.array.parameters import real_dtype, register_pytree, to_library_of, unify, visible
+from cvxlayers.array.parameters import real_dtype, register_pytree, single, to_library_of, unify, visible
 from cvxlayers.array.symmetric import eigh
 
 Array = Any
@@ -36,6 +36,7 @@ __all__ = [
     "real_dtype",
     "recorded",
     "register_pytree",
+    "single",
     "stop_gradient",
     "to_library_of",
     "triangular_inverse",

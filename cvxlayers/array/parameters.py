@@ -24,6 +24,17 @@ def real_dtype(x: Array) -> Any:
     return x.dtype if namespace(x).isdtype(x.dtype, "real floating") else x.real.dtype
 
 
+def single(x: Array) -> Array:
+    """``x``, in single precision if its own is lower: float16 or bfloat16.
+
+    >>> single(np.ones(2, dtype=np.float16)).dtype
+    dtype('float32')
+    """
+    xp = namespace(x)
+    low = xp.isdtype(x.dtype, "real floating") and xp.finfo(x.dtype).bits < 32
+    return xp.astype(x, xp.float32) if low else x
+
+
 def to_library_of(x: Array, value: Any) -> Array:
     """``value``, a number or an array of NumPy or of the library of ``x``, in that library and on the device of ``x``.
 

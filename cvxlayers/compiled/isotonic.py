@@ -17,7 +17,8 @@ _READ = "Array(f8, 2, 'C', readonly=True)"  # of a caller: it may be a view that
 def isotonic(x, w, y, start, stop):
     """y[i] = argmin of sum_j w_ij (y_j - x_ij)^2 / 2 over y_1 <= y_2 <= ..., for start <= i < stop.
 
-    ``w`` > 0 has one row for each row of x or one for all of them, and one column for each sample or one for all.
+    ``w`` > 0 has one row for each row of x or one for all of them, and one column for each sample or one for all. A row
+    with NaN or an infinity becomes NaN.
     """
     n = x.shape[1]
     pieces, lengths = np.empty((n, 2)), np.empty(n, np.int64)  # sums of w x and of w; how many samples
@@ -37,6 +38,10 @@ def isotonic(x, w, y, start, stop):
             pieces[last, 0], pieces[last, 1], lengths[last] = value, weight, length
         position = 0
         for k in range(last + 1):
+            value = pieces[k, 0] / pieces[k, 1]
             for j in range(position, position + lengths[k]):
-                y[i, j] = pieces[k, 0] / pieces[k, 1]
+                y[i, j] = value
             position += lengths[k]
+            if not value - value == 0.0:
+                y[i] = np.nan
+                break

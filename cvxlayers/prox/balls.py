@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cvxlayers.array import namespace, stop_gradient
-from cvxlayers.prox.modulus import is_complex, modulus, norm, phase
+from cvxlayers.prox.modulus import is_complex, modulus, norm, peak, phase
 from cvxlayers.prox.operator import Array
 from cvxlayers.prox.set import Set
 from cvxlayers.prox.threshold import on_face, project_on_l1_ball, simplex_threshold
@@ -94,6 +94,8 @@ class L1Sphere(Set):
     def _project(self, x: Array, radius: Array) -> Array:
         xp = namespace(x)
         size = modulus(x)
+        if not x.shape[-1]:
+            return x
         _, above = simplex_threshold(stop_gradient(size), stop_gradient(radius))
         found = on_face(size, above, radius)
         if is_complex(x):
@@ -101,7 +103,7 @@ class L1Sphere(Set):
         return xp.where(x < 0, -found, found)
 
     def _conjugate(self, x: Array, radius: Array) -> Array:
-        return namespace(x).max(modulus(x), axis=-1) * radius[..., 0]
+        return peak(modulus(x)) * radius[..., 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +164,7 @@ class L2Sphere(Set):
     def _project(self, x: Array, radius: Array) -> Array:
         xp = namespace(x)
         size = norm(x, (-1,), keepdims=True)
-        some = size > 0
+        some = ~(size == 0)  # NaN is some
         direction = xp.where(some, x / xp.where(some, size, 1.0), x.shape[-1] ** -0.5 if x.shape[-1] else 0.0)
         return direction * radius
 

@@ -27,6 +27,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+
 from cvxlayers.array import implicit, iterate, loop, namespace
 from cvxlayers.array.linear import conjugate_gradients, symmetric_solve
 from cvxlayers.errors import SettingsError
@@ -46,6 +48,21 @@ class Info(NamedTuple):
     """Iterations made."""
     dual: Any
     """The dual field, to be handed to the next call as ``warm_start``."""
+
+
+def tolerance(tol: float | None, x: Array, double: float = 1e-6, single: float = 1e-5) -> float:
+    """``tol``, or the default for the precision of x."""
+    if tol is not None:
+        return float(tol)
+    return double if float(namespace(x).finfo(x.dtype).eps) < 1e-10 else single
+
+
+def check_iteration(kind: str, tol: float | None, max_iter: int) -> None:
+    """Raise SettingsError for a tolerance or a limit that makes no sense."""
+    if tol is not None and not 0 <= tol < 1:
+        raise SettingsError(f"tol of {kind} should be a relative duality gap in [0, 1), or None; got {tol!r}.")
+    if isinstance(max_iter, bool) or not isinstance(max_iter, (int, np.integer)) or max_iter < 0:
+        raise SettingsError(f"max_iter of {kind} should be a nonnegative integer; got {max_iter!r}.")
 
 
 class LinearMap(Protocol):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from cvxlayers.array import iterate, namespace, stop_gradient
 from cvxlayers.errors import SettingsError
+from cvxlayers.prox.indicator import project_on_cone
 from cvxlayers.prox.modulus import norm
 from cvxlayers.prox.operator import Array
 from cvxlayers.prox.set import Set, zero_where_small
@@ -44,7 +45,7 @@ class NormEpigraph(Set):
 
     def _project(self, x: Array) -> Array:
         if self.norm == "l2":
-            return SecondOrder(x.shape[-1]).project(x)
+            return project_on_cone(SecondOrder(x.shape[-1]), x)
         return _project_l1(x) if self.norm == "l1" else x + _project_l1(-x)
 
     def _conjugate(self, x: Array) -> Array:

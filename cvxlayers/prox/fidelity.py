@@ -57,7 +57,9 @@ class Quadratic(Primitive):
         if seen is None:
             return None
         values, vectors = np.linalg.eigh(seen)
-        return Constant(vectors), Constant(values)
+        # An eigenvalue of the size of rounding is 0: a large tau must not make it count.
+        noise = seen.shape[-1] * np.finfo(seen.dtype).eps * np.abs(values).max(axis=-1, keepdims=True, initial=0)
+        return Constant(vectors), Constant(np.where(values > noise, values, 0.0))
 
     def _value(self, x: Array, weight: Array, P: Array, q: Any = None) -> Array:
         xp = namespace(x)

@@ -10,8 +10,30 @@ from cvxlayers.array import namespace
 Array = Any
 
 
+class GridMap:
+    """What the linear maps K of a grid share: the axes of a sample y (c, *grid) and of a field K y (rows, c, *grid)."""
+
+    count: int
+
+    @property
+    def sample_axes(self) -> tuple[int, ...]:
+        """The axes of one sample y."""
+        return tuple(range(-1 - self.count, 0))
+
+    @property
+    def field_axes(self) -> tuple[int, ...]:
+        """The axes of one field K y."""
+        return tuple(range(-2 - self.count, 0))
+
+    def mean(self, y: Array) -> Array:
+        """The mean over the grid, with axes of length 1 in its place; 0 if it has no samples."""
+        xp, axes = namespace(y), tuple(range(-self.count, 0))
+        some = 0 not in y.shape[y.ndim - self.count :]
+        return xp.mean(y, axis=axes, keepdims=True) if some else xp.sum(y, axis=axes, keepdims=True)
+
+
 @dataclass(frozen=True)
-class Differences:
+class Differences(GridMap):
     """K y: forward differences along the last ``count`` axes of y, stacked in front of the axes of a sample.
 
     Shapes: y (*batch, c, *grid) with c coupled channels, K y (*batch, count, c, *grid). At the last sample of an axis
@@ -31,16 +53,6 @@ class Differences:
     def bound(self) -> float:
         """At least ||K||^2."""
         return 4.0 * self.count
-
-    @property
-    def sample_axes(self) -> tuple[int, ...]:
-        """The axes of one sample y."""
-        return tuple(range(-1 - self.count, 0))
-
-    @property
-    def field_axes(self) -> tuple[int, ...]:
-        """The axes of one field K y."""
-        return tuple(range(-2 - self.count, 0))
 
     def apply(self, y: Array) -> Array:
         """K y."""
@@ -87,3 +99,10 @@ class Differences:
 
 def _cut(y: Array, axis: int, start: int | None, stop: int | None) -> Array:
     return y[(..., slice(start, stop), *(slice(None),) * (-1 - axis))]
+
+
+def move_axis(y: Array, source: int, destination: int) -> Array:
+    """y with one axis moved; both are counted from the end. PyTorch's own has no rule for its vmap."""
+    order = [k for k in range(y.ndim) if k != y.ndim + source]
+    order.insert(y.ndim + destination, y.ndim + source)
+    return namespace(y).permute_dims(y, tuple(order))

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
-
-import numpy as np
 
 from cvxlayers.array import implicit, iterate, loop, namespace, stop_gradient
 from cvxlayers.array.linear import conjugate_gradients, symmetric_solve
-from cvxlayers.errors import ShapeError
-from cvxlayers.prox.axes import consumed_axes
-from cvxlayers.prox.dual import Info, once
+from cvxlayers.prox.dual import once, tolerance
 from cvxlayers.prox.gradient import Differences
+from cvxlayers.prox.grid import Grid
 from cvxlayers.prox.one_dimensional import soft
-from cvxlayers.prox.operator import Array, Primitive, check_input
-from cvxlayers.prox.total_variation import check_iteration, tolerance
+from cvxlayers.prox.operator import Array
 
 _EVERY = 10
 
 
 @dataclass(frozen=True, eq=False)
-class GraphNet(Primitive):
+class GraphNet(Grid):
     """f(x) = l1 sum_i |x_i| + (smooth / 2) ||D x||^2 on a grid, D x the differences between all neighbours.
 
     Shapes: x (*batch, *grid), real; ``dim`` names the one to four axes of the grid, by default the last two. ``l1`` and
@@ -50,40 +46,12 @@ class GraphNet(Primitive):
     tol: float | None = None
     max_iter: int = 5000
 
-    _flat: ClassVar[bool] = False
     _samples: ClassVar[tuple[str, ...]] = ("l1", "smooth")
     _nonnegative: ClassVar[tuple[str, ...]] = ("l1", "smooth")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_iteration(type(self).__name__, self.tol, self.max_iter)
-
-    def axes(self, x: Array) -> tuple[int, ...]:
-        axes = consumed_axes(self.dim, 2, None, x.ndim, repr(self))
-        if not 1 <= len(axes) <= 4:
-            raise ShapeError(f"dim of {self!r} should name one to four axes, those of the grid; got {len(axes)}.")
-        return axes
-
-    def __call__(self, x: Array) -> Array:
-        return super(GraphNet, self._with_dim(x)).__call__(x)
-
-    def prox(self, x: Array, tau: Any = 1.0, *, return_info: bool = False) -> Any:
-        """prox_{tau f}(x), of the shape of x; with ``return_info`` the pair (y, `Info`)."""
-        f = self._with_dim(x)
-        arranged = f._arrange(x, tau)
-        with np.errstate(all="ignore"):
-            y, p, gap, iterations = f._minimize(arranged.x, arranged.tau, **arranged.parameters)
-        y = f._finish(y, arranged)
-        return (y, Info(gap, iterations, p)) if return_info else y
-
-    def _with_dim(self, x: Array) -> GraphNet:
-        check_input(x, self, self._complex)
-        return replace(self, dim=self.axes(x)) if self.dim == "all" else self
-
     @property
     def _map(self) -> Differences:
-        count = 2 if self.dim is None else len(self.dim) if isinstance(self.dim, tuple) else 1
-        return Differences(count, self.periodic)
+        return Differences(self._count, self.periodic)
 
     def _value(self, x: Array, l1: Array, smooth: Array) -> Array:
         xp, K = namespace(x), self._map
@@ -91,9 +59,6 @@ class GraphNet(Primitive):
         l1, smooth = (xp.reshape(a, a.shape[: a.ndim - K.count]) for a in (l1, smooth))
         axes = tuple(range(-K.count, 0))
         return l1 * xp.sum(xp.abs(x), axis=axes) + smooth * xp.sum(Dx**2, axis=K.field_axes) / 2
-
-    def _prox(self, x: Array, tau: Array, l1: Array, smooth: Array) -> Array:
-        return self._minimize(x, tau, l1, smooth)[0]
 
     def _minimize(self, x: Array, tau: Array, l1: Array, smooth: Array) -> tuple[Array, ...]:
         xp, K = namespace(x), self._map

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cvxlayers.array import namespace
+from cvxlayers.array import namespace, stop_gradient
 from cvxlayers.array.scatter import add_at, indices, take
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.modulus import modulus, norm, square
@@ -52,6 +52,8 @@ class L21(Primitive):
         return weight if row_weights is None else weight * row_weights[..., :1]
 
     def _value(self, x: Array, weight: Array, row_weights: Any = None) -> Array:
+        if not x.shape[-1]:
+            return namespace(x).sum(modulus(x), axis=(-2, -1))
         factor = self._factor(weight, row_weights)
         return namespace(x).sum(factor[..., 0] * norm(x, (-1,)), axis=-1)
 
@@ -112,9 +114,12 @@ class GroupLasso(Primitive):
             )
         xp = namespace(x)
         index = indices(labels)
-        total = add_at(square(x), index, len(self.groups))
+        # In units of the largest entry, whose square may be no number.
+        scale = xp.max(stop_gradient(modulus(x)), axis=-1, keepdims=True)
+        scale = xp.where((scale > 0) & xp.isfinite(scale), scale, 1.0)
+        total = add_at(square(x / scale), index, len(self.groups))
         some = total > 0
-        return xp.where(some, xp.sqrt(xp.where(some, total, 1.0)), 0.0), index
+        return xp.where(some, xp.sqrt(xp.where(some, total, 1.0)), 0.0) * scale, index
 
     def _value(self, x: Array, weight: Array, l1: Array, group_weights: Any = None) -> Array:
         xp = namespace(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from cvxlayers.array import namespace, stop_gradient
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.modulus import norm
 from cvxlayers.prox.operator import Array
@@ -42,8 +43,21 @@ class Indicator(Set):
         size, found = self.cone.size, x.shape[-1]
         if found != size:
             raise ShapeError(f"x of {self!r} should have {size} entries in dim={self.dim}; got {found}.")
-        return self.cone.project(x)
+        return project_on_cone(self.cone, x)
 
     def _conjugate(self, x: Array) -> Array:
         # The distance to -K* is the length of the projection on K.
         return zero_where_small(norm(self._project(x), (-1,)), norm(x, (-1,)))
+
+
+def project_on_cone(cone: Cone, x: Array) -> Array:
+    """The projection of x (*batch, n), which is P(x) = c P(x / c): also where squares overflow or underflow."""
+    if not x.shape[-1]:
+        return x
+    xp = namespace(x)
+    info = xp.finfo(x.dtype)
+    size = xp.max(xp.abs(stop_gradient(x)), axis=-1, keepdims=True)
+    large, small = float(info.max) ** 0.4, float(info.smallest_normal) ** 0.4
+    extreme = ((size > large) | (size < small)) & (size > 0) & xp.isfinite(size)
+    scale = xp.where(extreme, size, 1.0)
+    return scale * cone.project(x / scale)

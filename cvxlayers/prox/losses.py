@@ -10,7 +10,7 @@ import numpy as np
 from cvxlayers.array import namespace, stop_gradient, visible
 from cvxlayers.errors import SettingsError
 from cvxlayers.prox.operator import Array
-from cvxlayers.prox.roots import newton
+from cvxlayers.prox.roots import newton, with_derivatives
 from cvxlayers.prox.separable import Entrywise
 
 
@@ -214,15 +214,25 @@ class Entropy(Entrywise):
         xp = namespace(x)
         some = t > 0
         t = xp.where(some, t, 1.0) + 0 * x
-        target = x / t - 1 - xp.log(t)
+        # Far out, where x/t may overflow, y is x up to t (1 + log x) and a relative t^2 log(x) / x^2 of that.
+        far = (x > 1e9 * t) & (x > 0)
+        target = xp.where(far, 0.0, x / t) - 1 - xp.log(t)
 
-        def equation(v: Array, target: Array) -> tuple[Array, Array]:
+        def scaled(v: Array, target: Array) -> tuple[Array, Array]:
             power = xp.exp(v)
             return v + power - target, 1 + power
 
+        def equation(y: Array, x: Array, t: Array) -> tuple[Array, Array]:
+            # y + t log y + t = x, times y / (y + t): derivatives that stay finite for the smallest y and t.
+            return (y + t * xp.log(y) + t - x) * (y / (y + t)), 1.0
+
         # v + e^v is convex and increasing: start on the right of the root.
         start = xp.where(target > 1, xp.log(xp.where(target > 1, target, 1.0)), target)
-        y = t * xp.exp(newton(equation, start, (target,)))
+        y = t * xp.exp(newton(scaled, start, (stop_gradient(target),)))
+        y = xp.where(far, x - t * (1 + xp.log(xp.where(far, x, 1.0))), y)
+        inside = y > 0  # it may be too small for a number
+        y, given, step = (xp.where(inside, a, b) for a, b in ((y, 1.0), (x, 1.0), (t, 0.0)))
+        y = xp.where(inside, with_derivatives(equation, y, (given, step)), 0.0 * x)
         return xp.where(some, y, xp.where(x <= 0, 0.0, x))
 
     def _conjugate(self, x: Array, weight: Array, entry_weights: Any = None) -> Array:

@@ -62,6 +62,12 @@ def root(x: Array) -> Array:
     return xp.where(zero, 0.0, xp.sqrt(xp.where(zero, 1.0, x)))
 
 
+def peak(size: Array) -> Array:
+    """The largest of nonnegative numbers along the last axis, 0 of none."""
+    xp = namespace(size)
+    return xp.max(size, axis=-1) if size.shape[-1] else xp.sum(size, axis=-1)
+
+
 def norm(x: Array, axes: tuple[int, ...], keepdims: bool = False) -> Array:
     """sqrt(sum |x|^2) over ``axes``, without overflow or underflow; its derivative at 0 is 0.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cvxlayers.array import namespace
+from cvxlayers.array import namespace, stop_gradient
 from cvxlayers.errors import SettingsError
 from cvxlayers.prox.modulus import modulus
 from cvxlayers.prox.operator import Array, check_range
-from cvxlayers.prox.roots import newton
+from cvxlayers.prox.roots import newton, with_derivatives
 from cvxlayers.prox.separable import Even
 
 
@@ -94,13 +94,21 @@ class Lq(Nonconvex):
         beyond = r > beta + t * q * beta ** (q - 1)
         # Scaled by beta: y = beta u, with u + c u^(q-1) = r / beta, c = q / (2 (1 - q)), u >= 1.
         c = q / (2 * (1 - q))
-        target = xp.where(beyond, r / beta, 2 + c)
+        target = stop_gradient(xp.where(beyond, r / beta, 2 + c))
 
-        def equation(u: Array, target: Array) -> tuple[Array, Array]:
+        def scaled(u: Array, target: Array) -> tuple[Array, Array]:
             power = c * u ** (q - 2)
             return u + power * u - target, 1 + (q - 1) * power
 
-        return xp.where(beyond, beta * newton(equation, target, (target,)), 0.0)
+        def equation(y: Array, r: Array, t: Array) -> tuple[Array, Array]:
+            power = t * (q * y ** (q - 2))
+            return y + power * y - r, 1 + (q - 1) * power
+
+        # Without beta, whose derivatives overflow for the smallest t.
+        root, r, t = (
+            xp.where(beyond, *pair) for pair in ((beta * newton(scaled, target, (target,)), 1.0), (r, 1.0), (t, 0.0))
+        )
+        return xp.where(beyond, with_derivatives(equation, root, (r, t)), 0.0)
 
 
 @dataclass(frozen=True, eq=False)

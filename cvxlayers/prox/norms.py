@@ -9,7 +9,7 @@ from cvxlayers.array import namespace, real_dtype, stop_gradient
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.balls import L1Ball
 from cvxlayers.prox.largest import largest
-from cvxlayers.prox.modulus import modulus, norm
+from cvxlayers.prox.modulus import modulus, norm, peak
 from cvxlayers.prox.one_dimensional import isotonic_regression
 from cvxlayers.prox.operator import Array, Primitive, check_interval, check_range, is_integer
 from cvxlayers.prox.separable import huber, inf_unless
@@ -107,7 +107,7 @@ class LInfinity(Primitive):
     _complex: ClassVar[bool] = True
 
     def _value(self, x: Array, weight: Array) -> Array:
-        return weight[..., 0] * namespace(x).max(modulus(x), axis=-1)
+        return weight[..., 0] * peak(modulus(x))
 
     def _prox(self, x: Array, tau: Array, weight: Array) -> Array:
         t = tau * weight
@@ -132,7 +132,8 @@ class Max(Primitive):
     weight: Any = 1.0
 
     def _value(self, x: Array, weight: Array) -> Array:
-        return weight[..., 0] * namespace(x).max(x, axis=-1)
+        xp = namespace(x)
+        return weight[..., 0] * xp.max(x, axis=-1) if x.shape[-1] else xp.sum(x, axis=-1) - float("inf")
 
     def _prox(self, x: Array, tau: Array, weight: Array) -> Array:
         t = tau * weight

@@ -192,7 +192,10 @@ class _TautString:
             w = xp.broadcast_to(w, (*x.shape[:-1], x.shape[-1] - 1))
             return (level_sets(x, xp.ones_like(x), w, w),)
 
-        return on_cpu(_row_by_row(taut_string), every_row, x, w) if compiler.is_available() else every_row(x, w)
+        if not compiler.is_available():
+            return every_row(x, w)
+        rows = _row_by_row(taut_string)
+        return on_cpu(lambda x, w: rows(x, _bounded(w, x)), every_row, x, w)
 
     def tangent(self, outputs: tuple, args: tuple, tangents: tuple) -> Array:
         (y,), (dx, dw) = outputs, tangents
@@ -229,6 +232,18 @@ class _Pooling:
 _TAUT_STRING, _POOLING = _TautString(), _Pooling()
 
 
+def _bounded(w: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """w, or where it is as large as that, a bound that the running sums of x - y never reach: n times the range of x.
+
+    Beyond it a weight changes nothing, but would drown x when the tube is added up.
+    """
+    n = x.shape[-1]
+    with np.errstate(all="ignore"):
+        if x.size == 0 or np.max(w, initial=0.0) <= n * np.min(np.ptp(x[..., :: max(n // 64, 1)], axis=-1)):
+            return w
+        return np.minimum(w, n * np.ptp(x, axis=-1, keepdims=True))
+
+
 def _row_by_row(kernel: Callable[..., None]) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray]]:
     """A kernel of rows of x and of w, as a function of arrays with any number of batch dimensions, in float64."""
 
@@ -240,9 +255,6 @@ def _row_by_row(kernel: Callable[..., None]) -> Callable[[np.ndarray, np.ndarray
         w = np.ascontiguousarray(w, np.float64).reshape(-1, w.shape[-1])
         y = np.empty_like(flat)
         pool.run(lambda: lambda start, stop: kernel(flat, w, y, start, stop), rows, pool.available_cpus(), _GRAIN // n)
-        broken = ~np.isfinite(flat.sum(axis=-1))
-        if broken.any():
-            y[broken] = np.nan
         return (y.reshape(x.shape).astype(x.dtype, copy=False),)
 
     return run

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from array_api_compat import is_array_api_obj
 
-from cvxlayers.array import namespace, real_dtype, register_pytree, stop_gradient, to_library_of, unify, visible
+from cvxlayers.array import namespace, real_dtype, register_pytree, single, stop_gradient, to_library_of, unify, visible
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.axes import consumed_axes, from_last, to_last
 
@@ -209,9 +209,11 @@ class Arranged(NamedTuple):
     parameters: dict[str, Any]
     """One array for each parameter that is not None; see `Primitive`."""
     restore: Callable[[Array], Array]
-    """Back from the arrangement to the layout of the caller's x."""
+    """Back from the arrangement to the layout and the dtype of the caller's x."""
     valid: Any
     """Whether tau and weights are in range, (*batch, 1...), where that could not be checked before; else None."""
+    dtype: Any
+    """That of the caller's x: float16 and bfloat16 are worked on in float32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,10 +295,11 @@ class Primitive(Prox):
         values = {name: getattr(self, name) for name in self._leaves}
         values = {name: value for name, value in values.items() if value is not None}
         x = check_input(unify(x, tau, *values.values()), self, self._complex)
+        dtype, x = x.dtype, single(x)
         axes = self.axes(x)
         batch = tuple(n for k, n in enumerate(x.shape, -x.ndim) if k not in axes)
         samples: dict[str, Array] = {}
-        entries: dict[str, Array] = dict(more)
+        entries: dict[str, Array] = {name: single(value) for name, value in more.items()}
         constants: dict[str, Array] = {}
         for name, value in values.items():
             label = f"{name} of {type(self).__name__}"
@@ -330,14 +333,16 @@ class Primitive(Prox):
         if valid is not None:
             valid = align(valid, width)
         consumed = tuple(x.shape[k] for k in axes)
-        return Arranged(
-            moved, step, {**parameters, **constants}, lambda y: from_last(y, axes, consumed, flat=self._flat), valid
-        )
+
+        def restore(y: Array) -> Array:
+            return keep_precision(from_last(y, axes, consumed, flat=self._flat), dtype)
+
+        return Arranged(moved, step, {**parameters, **constants}, restore, valid, dtype)
 
     def __call__(self, x: Array) -> Array:
         arranged = self._arrange(x)
         with np.errstate(all="ignore"):
-            value = self._value(arranged.x, **arranged.parameters)
+            value = keep_precision(self._value(arranged.x, **arranged.parameters), arranged.dtype)
         if arranged.valid is None:
             return value
         xp = namespace(value)
@@ -364,7 +369,7 @@ class Primitive(Prox):
             return super().conjugate_value(x)
         arranged = self._arrange(x)
         with np.errstate(all="ignore"):
-            return formula(arranged.x, **arranged.parameters)
+            return keep_precision(formula(arranged.x, **arranged.parameters), arranged.dtype)
 
     def __repr__(self) -> str:
         shown = []
@@ -399,6 +404,14 @@ def check_input(x: Array, operator: Prox, complex_allowed: bool) -> Array:
         return array
     kinds = "a floating-point or complex dtype" if complex_allowed else "a real floating-point dtype"
     raise ShapeError(f"x of {operator!r} should have {kinds}; got {array.dtype}. Convert it.")
+
+
+def keep_precision(y: Array, dtype: Any) -> Array:
+    """A result in the precision of the caller's ``dtype``, if that is lower than single."""
+    # By its name: x may have been brought to another library.
+    xp, name = namespace(y), str(dtype).rpartition(".")[-1]
+    low = name in ("float16", "bfloat16") and xp.isdtype(y.dtype, "real floating")
+    return xp.astype(y, getattr(xp, name)) if low else y
 
 
 def check_number(label: str, value: Any) -> None:

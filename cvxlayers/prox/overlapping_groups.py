@@ -12,10 +12,10 @@ import numpy as np
 from cvxlayers.array import implicit, namespace, stop_gradient
 from cvxlayers.array.scatter import Constant, add_at, take
 from cvxlayers.errors import SettingsError, ShapeError
-from cvxlayers.prox.dual import DualProx, Info
+from cvxlayers.prox.dual import DualProx, Info, check_iteration, tolerance
 from cvxlayers.prox.modulus import modulus, root
 from cvxlayers.prox.operator import Array, Primitive, is_integer
-from cvxlayers.prox.total_variation import channels, check_iteration, tolerance, unchannel
+from cvxlayers.prox.total_variation import channels, unchannel
 
 
 @dataclass(frozen=True, eq=False)

@@ -89,6 +89,7 @@ class Polyhedron(Set):
     def _value(self, x: Array, G: Array, h: Array, A: Array | None = None, b: Array | None = None) -> Array:
         """Membership by the constraints, without a projection: the distance to the worst half-space."""
         xp = namespace(x)
+        _check_columns(x, G, A)
         G, h = _unit_rows(G, h)
         over = _apply(G, x) - h
         if A is not None and b is not None:
@@ -101,12 +102,7 @@ class Polyhedron(Set):
         self, x: Array, G: Array, h: Array, A: Array | None = None, b: Array | None = None
     ) -> tuple[Array, ProjectionInfo]:
         xp = namespace(x)
-        given: dict[str, Any] = {"G": G} if A is None else {"G": G, "A": A}
-        for name, M in given.items():
-            if M.shape[-1] != x.shape[-1]:
-                raise ShapeError(
-                    f"{name} of Polyhedron should have a column per entry of x, {x.shape[-1]}; got {M.shape[-1]}."
-                )
+        given = _check_columns(x, G, A)
         batch = np.broadcast_shapes(x.shape[:-1], *(M.shape[:-2] for M in given.values()), h.shape[:-1])
         x = xp.broadcast_to(x, (*batch, x.shape[-1]))
         G, h = xp.broadcast_to(G, (*batch, *G.shape[-2:])), xp.broadcast_to(h, (*batch, h.shape[-1]))
@@ -117,6 +113,9 @@ class Polyhedron(Set):
         else:
             A, b = G[..., :0, :], h[..., :0]
 
+        # Which faces a point near the set is projected on shows in double precision only.
+        dtype, wide = x.dtype, xp.asarray(np.float64(0.0)).dtype
+        x, G, h, A, b = (xp.astype(v, wide, copy=False) for v in (x, G, h, A, b))
         fixed = [stop_gradient(v) for v in (x, G, h, A, b)]
         near, multipliers, slack, rounds = _interior_point(*fixed)
         active = xp.astype(multipliers > slack, x.dtype)
@@ -136,9 +135,25 @@ class Polyhedron(Set):
         better = xp.maximum(exact[0], exact[1]) <= xp.maximum(inner[0], inner[1])
         gap, violation = (xp.where(better, a, c) for a, c in zip(exact, inner, strict=True))
         y = xp.where(better[..., None], y, y + (near - stop_gradient(y)))
-        solved = (gap <= 1e-3) & (violation <= 1e-3)
+        # By the gap ||y - P(x)||^2 / 2 <= gap: small against ||y - x||, or against x, which is what rounding leaves.
+        size, moved = norm(fixed[0], (-1,)), norm(stop_gradient(y) - fixed[0], (-1,))
+        close = xp.sqrt(gap) * moved <= 1e-3 * (1 + size)
+        solved = ((gap <= 1e-3) | close) & (violation <= 1e-3)
         y = xp.where(solved[..., None], y, float("nan"))
-        return y, ProjectionInfo(gap, violation, rounds)
+        return xp.astype(y, dtype, copy=False), ProjectionInfo(
+            *(xp.astype(v, dtype, copy=False) for v in (gap, violation, rounds))
+        )
+
+
+def _check_columns(x: Array, G: Array, A: Array | None) -> dict[str, Array]:
+    """The matrices by their names; ShapeError unless they have a column per entry of x."""
+    given: dict[str, Any] = {"G": G} if A is None else {"G": G, "A": A}
+    for name, M in given.items():
+        if M.shape[-1] != x.shape[-1]:
+            raise ShapeError(
+                f"{name} of Polyhedron should have a column per entry of x, {x.shape[-1]}; got {M.shape[-1]}."
+            )
+    return given
 
 
 def _rank_tolerance(x: Array) -> float:

@@ -29,6 +29,12 @@ def newton(equation: Callable[..., tuple[Array, Array]], start: Array, parameter
 
     start = stop_gradient(start)
     y, _ = iterate(100, step, (start, start != start), lambda state: state[1])
+    return with_derivatives(equation, y, parameters)
+
+
+def with_derivatives(equation: Callable[..., tuple[Array, Array]], root: Array, parameters: tuple[Array, ...]) -> Array:
+    """A root of `newton` that was found in another way, with the same derivatives."""
+    y = stop_gradient(root)
     for _ in range(2):
         h, slope = equation(y, *parameters)
         y = y - h / slope

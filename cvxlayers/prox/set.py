@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cvxlayers.array import namespace, real_dtype, visible
+from cvxlayers.array import namespace, real_dtype, single, visible
 from cvxlayers.errors import SettingsError
 from cvxlayers.prox.modulus import norm
-from cvxlayers.prox.operator import Array, Primitive
+from cvxlayers.prox.operator import Array, Primitive, check_input
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,15 @@ class Set(Primitive):
         """Whether x is in C up to the tolerance of the class, for every batch element."""
         return self(x) == 0
 
+    def __call__(self, x: Array) -> Array:
+        wide = single(check_input(x, self, self._complex))
+        if wide is x:
+            return super().__call__(x)
+        # Rounding moves a point by more than what is rounding in the precision of the projection.
+        axes, eps = self.axes(x), float(namespace(x).finfo(x.dtype).eps)
+        value = zero_where_small(norm(wide - self.prox(wide), axes), norm(wide, axes), eps)
+        return namespace(x).astype(value, x.dtype)
+
     def _prox(self, x: Array, tau: Array, **parameters: Array) -> Array:
         return self._project(x, **parameters)
 
@@ -48,10 +57,10 @@ class Set(Primitive):
         return zero_where_small(norm(x - self._project(x, **parameters), axes), norm(x, axes))
 
 
-def zero_where_small(distance: Array, scale: Array) -> Array:
-    """0 where ``distance`` is rounding at the scale of the point, inf elsewhere."""
+def zero_where_small(distance: Array, scale: Array, eps: float | None = None) -> Array:
+    """0 where ``distance`` is rounding at the scale of the point, inf elsewhere; ``eps`` is that of the dtype."""
     xp = namespace(distance)
-    tolerance = float(xp.finfo(real_dtype(distance)).eps) ** (2 / 3)
+    tolerance = (float(xp.finfo(real_dtype(distance)).eps) if eps is None else eps) ** (2 / 3)
     zero = xp.zeros_like(distance)
     return xp.where(distance <= tolerance * (1 + scale), zero, zero + float("inf"))
 

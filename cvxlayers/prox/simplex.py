@@ -131,6 +131,8 @@ class SparseSimplex(Set):
         check_count("SparseSimplex", "count", self.count, 1)
 
     def _project(self, x: Array, count: Array, radius: Array) -> Array:
+        if not x.shape[-1]:
+            return x
         xp = namespace(x)
         kept = largest(x, count)
         constant = stop_gradient(x)

@@ -55,6 +55,8 @@ def map_singular_values(g: Callable[[Array], Array], X: Array) -> Array:
 
     Source: C. Ding, D. Sun, J. Sun, K.-C. Toh, Spectral operators of matrices, doi 10.1007/s10107-017-1162-3.
     """
+    if 0 in X.shape[-2:]:
+        return X
     xp = namespace(X)
     factors = decompose(X)
     U, s, Vh = factors

@@ -37,7 +37,8 @@ class L0Ball(Set):
 
     def _project(self, x: Array, count: Array) -> Array:
         xp = namespace(x)
-        return xp.where(largest(modulus(x), count), x, xp.zeros_like(x))
+        size = modulus(x)
+        return xp.where(largest(size, count) | xp.isnan(size), x, xp.zeros_like(x))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,5 +69,6 @@ class GroupL0Ball(Set):
 
     def _project(self, x: Array, count: Array) -> Array:
         xp = namespace(x)
-        kept = largest(norm(x, (-1,)), count[..., 0])
+        size = norm(x, (-1,))
+        kept = largest(size, count[..., 0]) | xp.isnan(size)
         return xp.where(kept[..., None], x, xp.zeros_like(x))

@@ -10,7 +10,7 @@ import numpy as np
 
 from cvxlayers.array import namespace, stop_gradient, visible
 from cvxlayers.errors import SettingsError, ShapeError
-from cvxlayers.prox.modulus import norm
+from cvxlayers.prox.modulus import norm, peak
 from cvxlayers.prox.operator import Array, Primitive
 from cvxlayers.prox.set import zero_where_small
 from cvxlayers.prox.singular_values import map_singular_values, values_of, zero_level
@@ -155,7 +155,7 @@ class SpectralNorm(SingularValuePenalty):
     weight: Any = 1.0
 
     def _value_of(self, s: Array, weight: Array) -> Array:
-        return weight[..., 0] * namespace(s).max(s, axis=-1)
+        return weight[..., 0] * peak(s)
 
     def _prox_of(self, s: Array, tau: Array, weight: Array) -> Array:
         return s - on_l1_ball(s, tau * weight)

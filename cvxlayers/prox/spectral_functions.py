@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cvxlayers.array import eigh, namespace, stop_gradient, unify
+from cvxlayers.array import eigh, namespace, real_dtype, single, stop_gradient, unify
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.axes import consumed_axes, from_last, to_last
 from cvxlayers.prox.eigenvalues import eigenvalues, hermitian_part, map_eigenvalues
 from cvxlayers.prox.modulus import norm
-from cvxlayers.prox.operator import Array, Dim, Prox
+from cvxlayers.prox.operator import Array, Dim, Prox, keep_precision
 from cvxlayers.prox.set import zero_where_small
 from cvxlayers.prox.singular_values import map_singular_values, values_of, zero_level
 
@@ -46,7 +46,7 @@ class _OfValues(Prox):
         xp = namespace(x)
         if not xp.isdtype(x.dtype, ("real floating", "complex floating")):
             raise ShapeError(f"x of {self!r} should have a floating-point or complex dtype; got {x.dtype}. Convert it.")
-        axes = self.axes(x)
+        axes, x = self.axes(x), single(x)  # no library decomposes matrices of float16 or bfloat16
         return to_last(x, axes, x, flat=False), axes
 
 
@@ -74,16 +74,16 @@ class SingularValues(_OfValues):
     def __call__(self, x: Array) -> Array:
         s = values_of(self._arranged(x)[0])
         # What rounding leaves of a zero must not count as an entry.
-        return self.function(namespace(s).where(s > zero_level(stop_gradient(s)), s, 0.0 * s))
+        return self.function(keep_precision(namespace(s).where(s > zero_level(stop_gradient(s)), s, 0.0 * s), x.dtype))
 
     def prox(self, x: Array, tau: Any = 1.0) -> Array:
         X, axes = self._arranged(x, tau)
         with np.errstate(all="ignore"):
             Y = map_singular_values(lambda s: self.function.prox(s, tau), X)
-        return from_last(Y, axes, (), flat=False)
+        return keep_precision(from_last(Y, axes, (), flat=False), x.dtype)
 
     def conjugate_value(self, x: Array) -> Array:
-        return self.function.conjugate_value(values_of(self._arranged(x)[0]))
+        return self.function.conjugate_value(keep_precision(values_of(self._arranged(x)[0]), x.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,18 +116,19 @@ class Eigenvalues(_OfValues):
     def __call__(self, x: Array) -> Array:
         X, _ = self._arranged(x)
         part = hermitian_part(X)
-        value = self.function(eigenvalues(part, eigh(stop_gradient(part))))
-        return value + zero_where_small(norm(X - part, (-2, -1)), norm(X, (-2, -1)))
+        value = self.function(keep_precision(eigenvalues(part, eigh(stop_gradient(part))), x.dtype))
+        eps = float(namespace(x).finfo(real_dtype(x)).eps)
+        return value + keep_precision(zero_where_small(norm(X - part, (-2, -1)), norm(X, (-2, -1)), eps), x.dtype)
 
     def prox(self, x: Array, tau: Any = 1.0) -> Array:
         X, axes = self._arranged(x, tau)
         with np.errstate(all="ignore"):
             Y = map_eigenvalues(lambda s: self.function.prox(s, tau), hermitian_part(X))
-        return from_last(Y, axes, (), flat=False)
+        return keep_precision(from_last(Y, axes, (), flat=False), x.dtype)
 
     def conjugate_value(self, x: Array) -> Array:
         part = hermitian_part(self._arranged(x)[0])
-        return self.function.conjugate_value(eigenvalues(part, eigh(stop_gradient(part))))
+        return self.function.conjugate_value(keep_precision(eigenvalues(part, eigh(stop_gradient(part))), x.dtype))
 
 
 def _parameters(operator: Prox) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from cvxlayers.array import namespace, stop_gradient
 from cvxlayers.prox.largest import largest
+from cvxlayers.prox.modulus import peak
 from cvxlayers.prox.operator import Array
 from cvxlayers.prox.set import Set, check_count
 from cvxlayers.prox.singular_values import map_singular_values, values_of
@@ -59,7 +60,7 @@ class NuclearBall(SingularValueSet):
         return on_l1_ball(s, radius)
 
     def _conjugate(self, x: Array, radius: Array) -> Array:
-        return radius[..., 0, 0] * namespace(x).max(values_of(x), axis=-1)
+        return radius[..., 0, 0] * peak(values_of(x))
 
 
 @dataclass(frozen=True, eq=False)

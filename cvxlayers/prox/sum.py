@@ -10,7 +10,7 @@ import numpy as np
 
 from cvxlayers.array import fixed_point, iterate, namespace, stop_gradient
 from cvxlayers.errors import SettingsError, ShapeError
-from cvxlayers.prox.modulus import inner, square
+from cvxlayers.prox.modulus import inner, norm, square
 from cvxlayers.prox.operator import Array, Prox, is_integer
 from cvxlayers.prox.set import Set
 
@@ -82,6 +82,7 @@ class Sum(Prox):
         self.axes(x)
         return self.f(x) + self.g(x)
 
+    @np.errstate(all="ignore")
     def prox(self, x: Array, tau: Any = 1.0, *, start: Array | None = None, return_info: bool = False) -> Any:
         """The prox; ``start`` is a first guess of the shape of x, and ``return_info`` adds a `SumInfo`."""
         # The library in which f and g answer, and the batch that their weights make.
@@ -90,26 +91,28 @@ class Sum(Prox):
         axes = self.axes(x)
         tau = self._per_sample("tau", tau, x, positive=True)
         constant = _Splitting(self.f.constant(), self.g.constant(), stop_gradient(x), _stop(tau), axes)
-        limit = self.tol**2 * namespace(x).sum(square(constant.x), axis=axes) / 2
         xp = namespace(x)
+        tol = max(self.tol, 8 * float(xp.finfo(x.dtype).eps))  # no more than there are digits
+        limit = tol**2 * xp.sum(square(constant.x), axis=axes) / 2
         done = limit != limit
 
         def round_(state: tuple) -> tuple:
             s, _, _, old, count = state
             new, _, b, gap, residual = constant.round(s)
             size = xp.sum(square(b), axis=axes)
-            goal = limit + self.tol**2 * size / 2
-            moved = xp.sqrt(xp.sum(square(new - s), axis=axes))
-            near = (residual <= self.tol * xp.sqrt(size)) & (moved <= self.tol * xp.sqrt(size))
+            goal = limit + tol**2 * size / 2
+            # Relative to the result, but for the rounding of the points that it comes from.
+            small = tol * xp.sqrt(size) + 4 * float(xp.finfo(x.dtype).eps) * norm(new, axes)
+            near = (residual <= small) & (norm(new - s, axes) <= small)
             found = (near & ((gap <= goal) | (gap == float("inf")))) | (gap != gap)
             s = xp.where(constant.over(old), s, new)
             return s, gap, residual, old | found, count + xp.astype(~old, count.dtype)
 
         start = constant.x if start is None else stop_gradient(self._ready(start, x)) + 0 * constant.x
-        state = (start, limit + float("inf"), limit, done, 0 * limit)
+        state = (start, limit + float("inf"), limit, done, xp.zeros_like(limit))
         s, gap, residual, _, count = iterate(self.max_iter, round_, state, lambda state: state[3])
         splitting = _Splitting(self.f, self.g, x, tau, axes)
-        s = fixed_point(lambda s: splitting.round(s)[0], s, self.max_iter, self.tol)
+        s = fixed_point(lambda s: splitting.round(s)[0], s, self.max_iter, tol)
         y = splitting.round(s)[2]
         return (y, SumInfo(gap, residual, xp.astype(count, xp.int32))) if return_info else y
 
@@ -144,7 +147,7 @@ class _Splitting(NamedTuple):
         gap_a = (xp.sqrt(gap_a) + xp.sqrt(distance / 2)) ** 2
         both = isinstance(self.f, Set) and isinstance(self.g, Set)
         gap = gap_b + float("inf") if both else xp.where(gap_b < float("inf"), gap_b, gap_a)
-        return s + b - a, a, b, gap, xp.sqrt(distance)
+        return s + b - a, a, b, gap, norm(a - b, axes)
 
 
 def _stop(tau: Any) -> Any:

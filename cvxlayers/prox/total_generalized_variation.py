@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from cvxlayers.array import implicit, iterate, loop, namespace, stop_gradient
-from cvxlayers.errors import ShapeError
-from cvxlayers.prox.axes import consumed_axes
-from cvxlayers.prox.dual import EVERY, RELAXATION, DualProx, Info, certificates
-from cvxlayers.prox.gradient import Differences
-from cvxlayers.prox.modulus import root
-from cvxlayers.prox.operator import Array, Primitive, check_input
-from cvxlayers.prox.total_variation import check_iteration, tolerance
+from cvxlayers.prox.dual import EVERY, RELAXATION, DualProx, certificates, once, tolerance
+from cvxlayers.prox.gradient import Differences, GridMap, move_axis
+from cvxlayers.prox.grid import Grid
+from cvxlayers.prox.operator import Array
 
 _STEP = 0.05  # of the primal variables
 _RIDGE = 1e-6  # added to the field w when the solution is differentiated, where w is not determined by itself
 
 
 @dataclass(frozen=True, eq=False)
-class TotalGeneralizedVariation(Primitive):
+class TotalGeneralizedVariation(Grid):
     """f(x) = weight min over w of sum_i ||(D x - w)_i||_2 + ratio sum_i ||(E w)_i||_F on a grid.
 
     D x are the forward differences of x along the consumed axes, w is a field of the same shape, 0 where there is no
@@ -50,51 +45,16 @@ class TotalGeneralizedVariation(Primitive):
     tol: float | None = None
     max_iter: int = 20000
 
-    _flat: ClassVar[bool] = False
     _samples: ClassVar[tuple[str, ...]] = ("weight", "ratio")
     _positive: ClassVar[tuple[str, ...]] = ("ratio",)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_iteration(type(self).__name__, self.tol, self.max_iter)
-
-    def axes(self, x: Array) -> tuple[int, ...]:
-        axes = consumed_axes(self.dim, 2, None, x.ndim, repr(self))
-        if not 1 <= len(axes) <= 4:
-            raise ShapeError(f"dim of {self!r} should name one to four axes, those of the grid; got {len(axes)}.")
-        return axes
-
-    def __call__(self, x: Array) -> Array:
-        return super(TotalGeneralizedVariation, self._with_dim(x)).__call__(x)
-
-    def prox(self, x: Array, tau: Any = 1.0, *, return_info: bool = False) -> Any:
-        """prox_{tau f}(x), of the shape of x; with ``return_info`` the pair (y, `Info`)."""
-        f = self._with_dim(x)
-        arranged = f._arrange(x, tau)
-        with np.errstate(all="ignore"):
-            y, p, gap, iterations = f._minimize(arranged.x, arranged.tau, **arranged.parameters)
-        y = f._finish(y, arranged)
-        return (y, Info(gap, iterations, p)) if return_info else y
-
-    def _with_dim(self, x: Array) -> TotalGeneralizedVariation:
-        check_input(x, self, self._complex)
-        return replace(self, dim=self.axes(x)) if self.dim == "all" else self
-
     @property
     def _map(self) -> Symmetrized:
-        return Symmetrized(2 if self.dim is None else len(self.dim) if isinstance(self.dim, tuple) else 1)
+        return Symmetrized(self._count)
 
     def _value(self, x: Array, weight: Array, ratio: Array) -> Array:
         """The minimum over w, with y held at x."""
-        K = self._map
-        padded, radius = self._fields(x, weight, ratio)
-        z, *_ = primal_dual(K, padded, radius, 1e-6, self.max_iter, fixed=True)
-        xp, Kz = namespace(x), K.apply(z)
-        # Each group counts once: its length is repeated over its entries.
-        return xp.sum(radius * root(K.group_sum(Kz * Kz)) * K.share(Kz), axis=K.field_axes)
-
-    def _prox(self, x: Array, tau: Array, weight: Array, ratio: Array) -> Array:
-        return self._minimize(x, tau, weight, ratio)[0]
+        return implicit(_Value(self._map, self.max_iter), *self._fields(x, weight, ratio))[0]
 
     def _fields(self, x: Array, weight: Array, ratio: Array) -> tuple[Array, Array]:
         """z = (x, w = 0), its channels in front of the grid, and the radius of every direction of the dual field."""
@@ -106,8 +66,8 @@ class TotalGeneralizedVariation(Primitive):
         return xp.concat([x] + [0 * x] * d, axis=at), xp.concat(parts, axis=at - 1)
 
     def _minimize(self, x: Array, tau: Array, weight: Array, ratio: Array) -> tuple[Array, ...]:
-        xp, K = namespace(x), self._map
-        shift = stop_gradient(xp.mean(x, axis=tuple(range(-K.count, 0)), keepdims=True))
+        K = self._map
+        shift = stop_gradient(K.mean(x))
         padded, radius = self._fields(x - shift, tau * weight, ratio)
         rule = DualProx(Ridged(K.count), tolerance(self.tol, x, 1e-5, 1e-4), self.max_iter, _minimize)
         l1, start = 0 * radius[..., 0, :, *(slice(None),) * K.count], stop_gradient(K.apply(0 * padded))
@@ -116,7 +76,33 @@ class TotalGeneralizedVariation(Primitive):
 
 
 @dataclass(frozen=True)
-class Symmetrized:
+class _Value:
+    """The rule (z = (x, 0), radius) -> the minimum over w of sum of radius ||(K z)_g||, and where it is attained.
+
+    By the envelope theorem the derivative is that of <p, K z> in z and of the radii in front of the lengths, with the
+    dual field p, where (K'p)_w = 0, and the lengths at the solution held fixed.
+    """
+
+    K: Symmetrized
+    limit: int
+
+    def forward(self, x: Array, radius: Array) -> tuple[Array, Array, Array]:
+        K, xp = self.K, namespace(x)
+        z, p, *_ = primal_dual(K, x, radius, 1e-6, self.limit, fixed=True)
+        Kz = K.apply(z)
+        # Each group counts once: its length is repeated over its entries.
+        lengths = xp.sqrt(K.group_sum(Kz * Kz)) * K.share(Kz)
+        return xp.sum(radius * lengths, axis=K.field_axes), p, lengths
+
+    def tangent(self, outputs: tuple, args: tuple, tangents: tuple) -> Array:
+        K, (_, p, lengths), (dx, dradius) = self.K, outputs, tangents
+        # The outputs are constants here; their own derivatives are refused by way of the arguments.
+        p, lengths = p + K.apply(0 * once(args[0])), lengths + 0 * once(args[1])
+        return namespace(dx).sum(p * K.apply(dx) + dradius * lengths, axis=K.field_axes)
+
+
+@dataclass(frozen=True)
+class Symmetrized(GridMap):
     """K z = (D y - w, E w) of z = (y, w), (*batch, 1 + d, *grid) to (*batch, d + d^2, 1, *grid)."""
 
     count: int
@@ -126,24 +112,14 @@ class Symmetrized:
         """At least ||K||^2."""
         return 8.0 * self.count + 1.0
 
-    @property
-    def sample_axes(self) -> tuple[int, ...]:
-        """The axes of one z."""
-        return tuple(range(-1 - self.count, 0))
-
-    @property
-    def field_axes(self) -> tuple[int, ...]:
-        """The axes of one field."""
-        return tuple(range(-2 - self.count, 0))
-
     def apply(self, y: Array) -> Array:
         """K z."""
         xp, d, D = namespace(y), self.count, Differences(self.count)
         at = -2 - d
         y, w = _part(y, 0, 1, d), _part(y, 1, None, d)
-        slopes = D.apply(y) - D.mask(xp.moveaxis(xp.expand_dims(w, axis=at), -1 - d, at))
+        slopes = D.apply(y) - D.mask(move_axis(xp.expand_dims(w, axis=at), -1 - d, at))
         Dw = D.apply(w)  # (directions, components)
-        E = (Dw + xp.moveaxis(Dw, -1 - d, at)) / 2
+        E = (Dw + move_axis(Dw, -1 - d, at)) / 2
         return xp.concat(
             [slopes, xp.reshape(E, (*E.shape[: E.ndim - d - 2], d * d, 1, *E.shape[E.ndim - d :]))], axis=at
         )
@@ -154,8 +130,8 @@ class Symmetrized:
         at = -1 - d
         slopes, q = _part(p, 0, d, d + 1), _part(p, d, None, d + 1)
         q = xp.reshape(q, (*q.shape[: q.ndim - d - 2], d, d, *q.shape[q.ndim - d :]))
-        q = (q + xp.moveaxis(q, -1 - d, -2 - d)) / 2
-        masked = xp.squeeze(xp.moveaxis(D.mask(slopes), -2 - d, at), axis=at - 1)
+        q = (q + move_axis(q, -1 - d, -2 - d)) / 2
+        masked = xp.squeeze(move_axis(D.mask(slopes), -2 - d, at), axis=at - 1)
         return xp.concat([D.adjoint(slopes), D.adjoint(q) - masked], axis=at)
 
     def group_sum(self, p: Array) -> Array:
@@ -227,9 +203,10 @@ def primal_dual(
     def certificate(z: Array, p: Array) -> tuple[Array, Array, Array]:
         # (K'(p1, q))_w = E'q - p1, so that adding it to p1 makes it vanish.
         pull = _part(K.adjoint(p), 1, None, d)
-        slopes = _part(p, 0, d, d + 1) + xp.moveaxis(xp.expand_dims(pull, axis=-2 - d), -1 - d, -2 - d)
+        slopes = _part(p, 0, d, d + 1) + move_axis(xp.expand_dims(pull, axis=-2 - d), -1 - d, -2 - d)
         p = xp.concat([Differences(d).mask(slopes), _part(p, d, None, d + 1)], axis=-2 - d)
-        excess = xp.max(norm(p) / xp.where(radius > 0, radius, 1.0), axis=K.field_axes, keepdims=True)
+        excess = norm(p) / xp.where(radius > 0, radius, 1.0)
+        excess = xp.max(excess, axis=K.field_axes, keepdims=True) if 0 not in excess.shape else excess
         p = xp.where(radius > 0, p / xp.clip(excess, 1.0, None), 0 * p)
         Kz = K.apply(z)
         lengths = radius * norm(Kz) * K.share(Kz)

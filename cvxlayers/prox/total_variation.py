@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from typing import Any, ClassVar
@@ -13,18 +13,18 @@ from cvxlayers import pool
 from cvxlayers.array import implicit, namespace, stop_gradient
 from cvxlayers.array.host import on_cpu
 from cvxlayers.compiled import compiler
-from cvxlayers.errors import SettingsError, ShapeError
+from cvxlayers.errors import ShapeError
 from cvxlayers.prox import dual
-from cvxlayers.prox.axes import consumed_axes
-from cvxlayers.prox.dual import DualProx, Info
+from cvxlayers.prox.dual import DualProx, Info, tolerance
 from cvxlayers.prox.gradient import Differences
+from cvxlayers.prox.grid import Grid
 from cvxlayers.prox.modulus import modulus, root
 from cvxlayers.prox.one_dimensional import running_sums, soft, total_variation_1d
-from cvxlayers.prox.operator import Array, Primitive, check_input
+from cvxlayers.prox.operator import Array
 
 
 @dataclass(frozen=True, eq=False)
-class TotalVariation(Primitive):
+class TotalVariation(Grid):
     """f(x) = weight TV(x) + l1 sum_i |x_i| on a grid; TV adds up the differences between neighbours.
 
     With (D x)_i the forward differences of x at i along the consumed axes, TV(x) = sum_i ||(D x)_i||_2, or
@@ -62,23 +62,9 @@ class TotalVariation(Primitive):
     tol: float | None = None
     max_iter: int = 5000
 
-    _flat: ClassVar[bool] = False
     _samples: ClassVar[tuple[str, ...]] = ("weight", "l1")
     _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "l1")
     _complex: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_iteration(type(self).__name__, self.tol, self.max_iter)
-
-    def axes(self, x: Array) -> tuple[int, ...]:
-        axes = consumed_axes(self.dim, 2, None, x.ndim, repr(self))
-        if not 1 <= len(axes) <= 4:
-            raise ShapeError(f"dim of {self!r} should name one to four axes, those of the grid; got {len(axes)}.")
-        return axes
-
-    def __call__(self, x: Array) -> Array:
-        return super(TotalVariation, self._with_dim(x)).__call__(x)
 
     def prox(self, x: Array, tau: Any = 1.0, *, warm_start: Array | None = None, return_info: bool = False) -> Any:
         """prox_{tau f}(x), of the shape of x; with ``return_info`` the pair (y, `Info`).
@@ -103,15 +89,9 @@ class TotalVariation(Primitive):
         y = f._finish(y, arranged)
         return (y, Info(gap, iterations, arranged.restore(field))) if return_info else y
 
-    def _with_dim(self, x: Array) -> TotalVariation:
-        """This operator with ``dim`` spelled out, so that the axes of an arranged array can be counted."""
-        check_input(x, self, self._complex)
-        return replace(self, dim=self.axes(x)) if self.dim == "all" else self
-
     @property
     def _map(self) -> Differences:
-        count = 2 if self.dim is None else len(self.dim) if isinstance(self.dim, tuple) else 1
-        return Differences(count, self.periodic, self.isotropic)
+        return Differences(self._count, self.periodic, self.isotropic)
 
     def _value(self, x: Array, weight: Array, l1: Array) -> Array:
         xp, K = namespace(x), self._map
@@ -139,7 +119,7 @@ class TotalVariation(Primitive):
                 xp.stack([channels(p, K.count) for p in start], axis=-2 - K.count) if start else K.apply(0 * stacked)
             )
             # TV does not see a constant; without it, single precision has more digits for the rest.
-            mean = xp.mean(stacked, axis=tuple(range(-K.count, 0)), keepdims=True)
+            mean = K.mean(stacked)
             shift = stop_gradient(xp.where(threshold == 0, mean, xp.zeros_like(mean)))
             y, field, gap, iterations = implicit(rule, stacked - shift, field_radius, threshold, stop_gradient(first))
             y = y + shift
@@ -169,21 +149,6 @@ def unchannel(y: Array, like: Array, count: int) -> Array:
     if namespace(like).isdtype(like.dtype, "complex floating"):
         return y[(..., 0, *rest)] + 1j * y[(..., 1, *rest)]
     return y[(..., 0, *rest)]
-
-
-def tolerance(tol: float | None, x: Array, double: float = 1e-6, single: float = 1e-5) -> float:
-    """``tol``, or the default for the precision of x."""
-    if tol is not None:
-        return float(tol)
-    return double if float(namespace(x).finfo(x.dtype).eps) < 1e-10 else single
-
-
-def check_iteration(kind: str, tol: float | None, max_iter: int) -> None:
-    """Raise SettingsError for a tolerance or a limit that makes no sense."""
-    if tol is not None and not 0 <= tol < 1:
-        raise SettingsError(f"tol of {kind} should be a relative duality gap in [0, 1), or None; got {tol!r}.")
-    if isinstance(max_iter, bool) or not isinstance(max_iter, (int, np.integer)) or max_iter < 0:
-        raise SettingsError(f"max_iter of {kind} should be a nonnegative integer; got {max_iter!r}.")
 
 
 def _compiled(

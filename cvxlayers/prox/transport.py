@@ -155,6 +155,7 @@ def _project(x: Array, rows: Array, columns: Array) -> tuple[Array, ProjectionIn
     size = norm(stop_gradient(x), (-2, -1))
     better = violation(found) <= violation(plan)
     y = xp.where(better[..., None, None], exact, exact + (plan - found))
+    y = y + stop_gradient(xp.where(y < 0, -y, 0.0 * y))  # rounding of an entry that is all but 0
     w = xp.where(better[..., None], stop_gradient(step), potentials)
     found = stop_gradient(y)
     # ||y - x||^2 / 2 minus the dual value of w, by entries: both factors vanish on a face.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import cvxpy as cp
@@ -166,11 +167,17 @@ def points(shape: tuple[int, ...], count: int = 4, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, *shape)) * 2
 
 
+@cache
+def parametrized(expression: Expression, shape: tuple[int, ...]) -> tuple[cp.Problem, cp.Variable, Any, Any]:
+    """The problem of `minimize`, canonicalized once, with its variable and the parameters x and tau."""
+    v, x, tau = cp.Variable(shape), cp.Parameter(shape), cp.Parameter(nonneg=True)
+    return cp.Problem(cp.Minimize(tau * expression(v) + cp.sum_squares(v - x) / 2)), v, x, tau
+
+
 def minimize(expression: Expression, x: np.ndarray, tau: float) -> np.ndarray:
     """argmin of tau f(v) + ||v - x||^2 / 2, by an interior-point method."""
-    v = cp.Variable(x.shape)
-    objective = tau * expression(v) + cp.sum_squares(v - x) / 2
-    problem = cp.Problem(cp.Minimize(objective))
+    problem, v, *parameters = parametrized(expression, x.shape)
+    parameters[0].value, parameters[1].value = x, tau
     for tol in (1e-11, 1e-10, 1e-9):
         try:
             problem.solve(solver="CLARABEL", **dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), tol))

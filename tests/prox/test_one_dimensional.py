@@ -81,12 +81,22 @@ def test_long_rows_satisfy_the_optimality_conditions():
             assert np.all(np.abs(u[:-1] + tau * jump)[jump != 0] <= scale)
 
 
-def test_where_the_direct_pass_stalls():
-    """Long slopes make the direct pass go back again and again; the hulls take over, and the result is the same."""
-    x = np.concatenate([np.linspace(0, 40, 3000) ** 2, np.linspace(40, 0, 3000) ** 2]) + 0.01 * RNG.normal(size=6000)
-    w = np.full((1, 5999), 50.0)
-    expected = level_sets(x[None], np.ones((1, 6000)), w, w)[0]
-    np.testing.assert_allclose(TotalVariation1D(50.0).prox(x), expected, rtol=1e-11)
+@pytest.mark.parametrize("edges", [False, True])
+@pytest.mark.parametrize("before", [0, 500, 4000])
+def test_where_the_direct_pass_stalls(before, edges):
+    """Long slopes make the direct pass go back again and again; the hulls take over there, with the same result."""
+    slopes = np.concatenate([np.linspace(0, 40, 3000) ** 2, np.linspace(40, 0, 3000) ** 2])
+    x = np.concatenate([np.repeat(5 * RNG.normal(size=before // 100), 100), slopes])
+    x, n = x + 0.01 * RNG.normal(size=x.size), x.size
+    w = RNG.uniform(0, 100, (1, n - 1)) * (RNG.random((1, n - 1)) < 0.9) if edges else np.full((1, n - 1), 50.0)
+    expected = level_sets(x[None], np.ones((1, n)), w, w)[0]
+    f = TotalVariation1D(edge_weights=w[0]) if edges else TotalVariation1D(50.0)
+    np.testing.assert_allclose(f.prox(x), expected, rtol=1e-11, atol=1e-10)
+    for place in (0, before, before + 10, before + 3001, n - 1):
+        for bad in (np.nan, np.inf, -np.inf):
+            broken = x.copy()
+            broken[place] = bad
+            assert np.isnan(f.prox(broken)).all() and np.isnan(Monotone().prox(broken)).all()
 
 
 @pytest.mark.parametrize("n", [2, 3, 17, 200])
@@ -197,7 +207,7 @@ def test_gradients_agree_in_jax():
     (torch.tensor(g) * FusedLasso(tw, 0.1, edge_weights=EDGES).prox(tx, 0.9)).sum().backward()
     np.testing.assert_allclose(found[0], tx.grad, atol=1e-13)
     np.testing.assert_allclose(found[1], tw.grad, atol=1e-13)
-    forward = jax.jvp(lambda w: loss(jnp.asarray(x), w), (0.4,), (1.0,))[1]
+    forward = jax.jit(lambda w: jax.jvp(lambda w: loss(jnp.asarray(x), w), (w,), (1.0,))[1])(0.4)
     np.testing.assert_allclose(forward, tw.grad, atol=1e-12)
 
 
@@ -214,6 +224,16 @@ def test_a_broken_row_leaves_its_neighbours_alone():
     x[1, 4] = np.nan
     y = TotalVariation1D(0.5).prox(x)
     assert np.isnan(y[1]).all() and np.isfinite(y[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("weight", [1e3, 1e18, 1e300, np.inf])
+@pytest.mark.parametrize("convert", [np.asarray, torch.asarray, jnp.asarray], ids=["numpy", "torch", "jax"])
+def test_huge_weights_leave_the_mean(convert, weight):
+    x = np.array([[1.0, 2.0, 5.0, 3.0], [0.0, 0.0, 0.0, 0.0], [1e-9, 2e-9, 5e-9, 3e-9]])
+    y = np.asarray(TotalVariation1D(weight).prox(convert(x)))
+    np.testing.assert_allclose(y, np.repeat(x.mean(-1, keepdims=True), 4, axis=-1), rtol=1e-13)
+    one_each = TotalVariation1D(edge_weights=np.array([weight, 0.5, weight])).prox(convert(x[0]))
+    np.testing.assert_allclose(one_each, [1.75, 1.75, 3.75, 3.75], rtol=1e-13)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2])

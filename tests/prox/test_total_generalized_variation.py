@@ -91,6 +91,29 @@ def test_gradients_are_those_of_finite_differences():
         np.testing.assert_allclose(float(found[k + 1]), expected, rtol=5e-3, atol=1e-4)
 
 
+def test_the_value_has_a_gradient():
+    """By the envelope theorem, against finite differences; a second derivative is refused."""
+    x = torch.tensor(IMAGE, requires_grad=True)
+    weight, ratio = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (0.3, 1.5))
+
+    def value(x, weight, ratio):
+        return TotalGeneralizedVariation(weight, ratio, max_iter=3000)(x)
+
+    found = torch.autograd.grad(value(x, weight, ratio), (x, weight, ratio))
+    point, h = (x.detach(), weight.detach(), ratio.detach()), torch.tensor(RNG.normal(size=SHAPE))
+    for k, move in enumerate((h, 1.0, 1.0)):
+        ends = [value(*(a + sign * 1e-4 * move if i == k else a for i, a in enumerate(point))) for sign in (1, -1)]
+        torch.testing.assert_close((found[k] * move).sum(), (ends[0] - ends[1]) / 2e-4, rtol=5e-3, atol=1e-3)
+    with pytest.raises(SettingsError, match="second derivatives"):
+        torch.func.grad(lambda v: torch.func.grad(lambda u: value(u, 0.3, 1.5))(v).sum())(point[0])
+
+
+def test_vmap_of_pytorch_is_the_batch():
+    f, x = TotalGeneralizedVariation(0.3, max_iter=50), torch.tensor(np.stack([IMAGE, IMAGE[::-1]]))
+    for call in (f, f.prox, torch.func.grad(lambda v: f.prox(v).sum()), torch.func.grad(f)):
+        torch.testing.assert_close(torch.func.vmap(call)(x), torch.stack([call(v) for v in x]))
+
+
 def test_bad_input_is_named():
     with pytest.raises(SettingsError, match="ratio of TotalGeneralizedVariation should be positive"):
         TotalGeneralizedVariation(1.0, 0.0)
