@@ -82,7 +82,8 @@ class Point:
 
     @cached_property
     def full(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.reduction.expand(self.blocks, self.solution.x, self.solution.z)
+        with threads_for(self.batch):
+            return self.reduction.expand(self.blocks, self.solution.x, self.solution.z)
 
     @property
     def x(self) -> np.ndarray:
@@ -117,7 +118,7 @@ class Point:
         x, d = self.solution.x, self.data
         if self.failed is not None:
             x = np.where(self.failed[:, None], 0.0, x)
-        with np.errstate(invalid="ignore", over="ignore"):
+        with threads_for(self.batch), np.errstate(invalid="ignore", over="ignore"):
             if isinstance(d, DenseData):
                 Px = (d.P @ x[..., None])[..., 0] if d.P.ndim == 3 else x @ d.P
             else:

@@ -36,7 +36,8 @@ _LONG = 10.0  # a row with more than this many times sqrt(n) entries may be too 
 _SHARE = 0.25  # and so may one with more than this share of the variables
 # Variables plus constraints, order of a semidefinite cone and multiplications of a factorization up to which compiled
 # kernels are faster (benchmarks/cone_sizes.py).
-_ROWS, _ORDER, _WORK = 10000, 24, 1e8
+_ROWS, _ORDER, _WORK = 20000, 24, 1e8
+_FEW = 10  # long rows that cost little, since they can be kept for later
 
 
 class Structure:
@@ -60,8 +61,13 @@ class Structure:
     def pays(cls, program: ConeProgram) -> bool:
         """Whether the compiled kernels are expected to be faster than solvers for large sparse programs."""
         orders = [cone.k for cone, _, _ in program.cone.groups if isinstance(cone, PositiveSemidefinite)]
-        small = program.n + program.m <= _ROWS and max(orders, default=0) <= _ORDER
-        return small and cls.of(program).system.cost <= _WORK
+        if program.n + program.m > _ROWS or max(orders, default=0) > _ORDER:
+            return False
+        # Before the structure is made, which takes long where it is of no use: what the rows and P bring at least.
+        rows = np.sort(np.bincount(program.A.rows, minlength=program.m))[:-_FEW].astype(float)
+        if (rows**2).sum() / 2.0 + (2.0 * max(program.P.nnz - program.n, 0)) ** 1.5 / 6.0 > _WORK:
+            return False
+        return cls.of(program).system.cost <= _WORK
 
     def __init__(self, program: ConeProgram) -> None:
         self.program = program
