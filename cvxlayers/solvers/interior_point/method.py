@@ -39,13 +39,14 @@ FAR = {"float64": float("inf"), "mixed": 1e4, "float32": 1e4}
 SHORT = 0.1  # a step that calls for centering
 # By precision: rounds without a better point after which an element is given up; the scaled residual at which a ray
 # counts as a certificate while the loop runs; what is added to the factorized matrix; how often a step is refined; the
-# residual that further rounds aim at, relative to the tolerance; and the size of a starting point, relative to the
-# scaled data, that is of no use.
+# residual that further rounds aim at, relative to the tolerance, with linear cones alone; and the size of a starting
+# point, relative to the scaled data, that is of no use.
 PATIENCE = {"float64": 12, "mixed": 2, "float32": 12}
 PROOF = {"float64": 1e-9, "mixed": 1e-9, "float32": 5e-5}
 REGULARIZATION = {"float64": 1e-12, "mixed": 1e-6, "float32": 1e-6}
 REFINEMENTS = {"float64": 2, "mixed": 6, "float32": 2}
 GOAL = {"float64": 1e-2, "mixed": 1.0, "float32": 1.0}
+CURVED_GOAL = 0.1  # with curved cones: further on, rounding moves dual variables that are not unique
 FLOAT32_TOL = 5e-6
 
 
@@ -146,6 +147,8 @@ class Method:
         self.dual_unit = 1.0 / (self.scaled.d * self.scaled.c)
         self.primal_unit = 1.0 / self.scaled.e
         self.cones = _cones(barrier, self.scaled.b)
+        linear = all(isinstance(block, (Zero, Nonnegative)) for block in barrier.cone.blocks)
+        self.goal = tol * (GOAL[precision] if linear else max(GOAL[precision], CURVED_GOAL))
 
     def split(self, point: Array) -> Iterate:
         n, m = self.scaled.q.shape[-1], self.scaled.b.shape[-1]
@@ -325,7 +328,7 @@ class Method:
         waited = xp.where(progress, 0.0, state.waited + 1.0)
         ray = (tau < kappa) & self._proves(Px, ATz, Ax + s, qx, bz)
         # x is less accurate than the residuals: past the tolerance it goes on while a round brings much, to the goal.
-        ended = (merit <= self.tol) & ~fast | (merit <= GOAL[self.precision] * self.tol)
+        ended = (merit <= self.tol) & ~fast | (merit <= self.goal)
         done = state.done | ended | ray | (waited > PATIENCE[self.precision])
         return state._replace(best=best, merit=merit, done=done, waited=waited)
 
