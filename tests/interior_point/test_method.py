@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvxlayers.sets import Exponential, Nonnegative, Product, Zero
+from cvxlayers.sets import Exponential, Nonnegative, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point import Native, Outcome
 from cvxlayers.solvers.interior_point.method import solve
 from cvxlayers.status import Status
@@ -267,3 +267,16 @@ def test_a_large_exponential_problem_and_a_tall_one():
     ):
         programs = strict(cone, n, 2, seed=16)
         check_solver(programs, run("numpy", cone, programs.arrays))
+
+
+def test_an_embedding_that_turns_late_is_not_given_up():
+    """The sixth element has tau far below kappa for fourteen rounds, all of which bring complementarity down."""
+    cone = Product((Zero(4), Nonnegative(150), SecondOrder(20), SecondOrder(20)))
+    rng, batch, n = np.random.default_rng(2), 6, 240
+    A, x = rng.standard_normal((batch, cone.size, n)) / np.sqrt(n), rng.standard_normal((batch, n))
+    F = rng.standard_normal((batch, n // 2, n)) / np.sqrt(n)
+    inside = np.concatenate([np.zeros(4), rng.uniform(0.1, 2.0, 150), *[np.r_[3.0, 0.3 * np.ones(19)]] * 2])
+    b = np.einsum("bij,bj->bi", A, x) + inside * 10.0 ** rng.uniform(-3, 1, (batch, 1))
+    P = np.einsum("bij,bik->bjk", F, F) + 1e-2 * np.eye(n)
+    out = solve(cone, P[5:], rng.standard_normal((batch, n))[5:], A[5:], b[5:], Native())
+    assert out.status[0] == Status.SOLVED and out.residuals.max() < 1e-7

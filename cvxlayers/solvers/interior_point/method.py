@@ -37,6 +37,7 @@ SHRINK = 0.8  # factor of the backtracking for cones without a closed form
 BACKTRACKS = 40
 FAR = {"float64": float("inf"), "mixed": 1e4, "float32": 1e4}
 SHORT = 0.1  # a step that calls for centering
+UNDECIDED = 1e-12  # complementarity of the scaled point up to which tau < kappa may still turn
 # By precision: rounds without a better point after which an element is given up; the scaled residual at which a ray
 # counts as a certificate while the loop runs; what is added to the factorized matrix; how often a step is refined; the
 # residual that further rounds aim at, relative to the tolerance, with linear cones alone; and the size of a starting
@@ -309,7 +310,9 @@ class Method:
         dkappa = kappa * tau + second * affine.kappa * affine.tau - sigma * mu
         move = direction(x1[..., 0], z1[..., 0], share, dkappa, (top, low))
         alpha = STEP * self._step(W, state, point, move, aim=1.0, share=STEP)
-        return self._moved(state, state.point + alpha * move.joined, alpha, system.ok())
+        return self._moved(
+            state, state.point + alpha * move.joined, alpha, system.ok(), (tau < kappa) & (mu > UNDECIDED)
+        )
 
     def _measured(self, state: State, point: Iterate, Px: Array, ATz: Array, Ax: Array, qx: Array, bz: Array) -> State:
         """The state with the point compared with the best one, and the elements that are done."""
@@ -368,8 +371,11 @@ class Method:
         alpha, good = iterate(BACKTRACKS, shorter, (alpha, idle | central(alpha)), lambda pair: pair[1])
         return xp.where(good, alpha, 0.0)
 
-    def _moved(self, state: State, new: Array, alpha: Array, factored: Array) -> State:
-        """The next state: done elements stay where they are, and so do those whose factorization failed."""
+    def _moved(self, state: State, new: Array, alpha: Array, factored: Array, undecided: Array) -> State:
+        """The next state: done elements stay where they are, and so do those whose factorization failed.
+
+        An ``undecided`` element is not given up while its steps are long: before tau grows no point is better.
+        """
         xp = namespace(alpha)
         fine = factored & xp.isfinite(xp.sum(new, axis=-1, keepdims=True)) & xp.isfinite(alpha)
         going = ~state.done
@@ -380,6 +386,7 @@ class Method:
         return state._replace(
             point=point,
             done=state.done | (more > 1e-3) | (fine & (state.stuck > 0) & (alpha < SHORT**3)),
+            waited=xp.where(fine & undecided & (alpha > 0.5), 0.0, state.waited),
             stuck=xp.where(fine & short, xp.ones_like(alpha), 0.0),
             regularization=more,
             iterations=xp.where(going, state.iterations + 1.0, state.iterations),
