@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from cvxlayers.array import implicit, iterate, loop, namespace, stop_gradient
 from cvxlayers.array.linear import conjugate_gradients, symmetric_solve
 from cvxlayers.prox.dual import once, tolerance
-from cvxlayers.prox.gradient import Differences
+from cvxlayers.prox.gradient import Differences, move_axis
 from cvxlayers.prox.grid import Grid
 from cvxlayers.prox.one_dimensional import soft
 from cvxlayers.prox.operator import Array
@@ -27,9 +27,9 @@ class GraphNet(Grid):
     The prox is that of the sum: the minimizer of a strongly convex quadratic plus an l1 norm, by accelerated proximal
     gradient steps with a linear rate. With p = smooth D y' at the point y' where the last gradient was taken, the
     relative gap that ends it is ||p - smooth D y||^2 / (2 smooth) over the primal value; ``tol`` (by default 1e-10, and
-    1e-7 in single precision), ``max_iter`` and ``prox(x, tau, return_info=True)`` as in `TotalVariation`; there is
-    nothing to warm start, ``dual`` is p. On the support S of the result the derivative is the inverse of
-    (I + tau smooth D'D) restricted to S.
+    1e-7 in single precision), ``max_iter`` and ``prox(x, tau, warm_start=..., return_info=True)`` as in
+    `TotalVariation`; ``dual`` is p, one field for each axis. On the support S of the result the derivative is the
+    inverse of (I + tau smooth D'D) restricted to S.
 
     Source: L. Grosenick, B. Klingenberg, K. Katovich, B. Knutson, J. Taylor, Interpretable whole-brain prediction
     analysis with GraphNet, doi 10.1016/j.neuroimage.2012.12.062; Y. Nesterov, Lectures on convex optimization,
@@ -60,24 +60,32 @@ class GraphNet(Grid):
         axes = tuple(range(-K.count, 0))
         return l1 * xp.sum(xp.abs(x), axis=axes) + smooth * xp.sum(Dx**2, axis=K.field_axes) / 2
 
-    def _minimize(self, x: Array, tau: Array, l1: Array, smooth: Array) -> tuple[Array, ...]:
+    def _minimize(self, x: Array, tau: Array, start: list, l1: Array, smooth: Array) -> tuple[Array, ...]:
         xp, K = namespace(x), self._map
         at = -1 - K.count
         x, l1, smooth = (xp.expand_dims(a, axis=at) for a in (x, tau * l1, tau * smooth))
-        tol = tolerance(self.tol, x, double=1e-10, single=1e-7)
-        y, p, gap, iterations = implicit(_SmoothAndSparse(K, tol, self.max_iter), x, l1, smooth)
-        return xp.squeeze(y, axis=at), xp.squeeze(p, axis=at), gap, iterations
+        first = x
+        if start:  # the best y for the field p
+            p = xp.stack([xp.expand_dims(part, axis=at) for part in start], axis=at - 1)
+            first = soft(x - K.adjoint(p), l1)
+        rule = _SmoothAndSparse(K, tolerance(self.tol, x, double=1e-10, single=1e-7), self.max_iter)
+        y, p, gap, iterations = implicit(rule, x, l1, smooth, stop_gradient(first))
+        p = xp.squeeze(p, axis=at)
+        return xp.squeeze(y, axis=at), gap, iterations, move_axis(p, at, -p.ndim)
 
 
 @dataclass(frozen=True)
 class _SmoothAndSparse:
-    """The rule (x, l1, smooth) -> (y, p, gap, iterations): argmin ||y - x||^2/2 + l1 |y|_1 + smooth ||K y||^2/2."""
+    """The rule (x, l1, smooth, start) -> (y, p, gap, iterations).
+
+    y = argmin ||y - x||^2/2 + l1 |y|_1 + smooth ||K y||^2/2; ``start`` is a y to start from.
+    """
 
     K: Differences
     tol: float
     limit: int
 
-    def forward(self, x: Array, l1: Array, smooth: Array) -> tuple[Array, ...]:
+    def forward(self, x: Array, l1: Array, smooth: Array, start: Array) -> tuple[Array, ...]:
         K, xp = self.K, namespace(x)
         # The smooth part has curvature between 1 and 1 + bound smooth: the step, and the momentum of that condition.
         step = 1.0 / (1.0 + K.bound * smooth)
@@ -110,8 +118,8 @@ class _SmoothAndSparse:
             ]
             return y, ahead, *kept, xp.where(more, made + _EVERY, made)
 
-        found = certificate(x)
-        state = (x, x, *found, xp.zeros_like(found[2]))
+        found = certificate(start)
+        state = (start, start, *found, xp.zeros_like(found[2]))
         rounds = -(-self.limit // _EVERY)
         *_, y, p, gap, value, made = iterate(rounds, some_steps, state, lambda s: ~(s[4] > self.tol * s[5]))
         return y, p, gap / xp.where(value > 0, value, 1.0), made
@@ -119,8 +127,8 @@ class _SmoothAndSparse:
     def tangent(self, outputs: tuple, args: tuple, tangents: tuple) -> Array:
         K, xp = self.K, namespace(args[0])
         y = once(outputs[0])
-        l1, smooth = (once(a) for a in args[1:])
-        dx, dl1, dsmooth = tangents
+        l1, smooth = once(args[1]), once(args[2])
+        dx, dl1, dsmooth, _ = tangents
         support = xp.where((y != 0) | (l1 == 0), xp.ones_like(y), xp.zeros_like(y))
         b = support * (dx - dl1 * xp.sign(y) - dsmooth * K.adjoint(K.apply(y)))
         return symmetric_solve(_OnSupport(self), b, support, smooth)

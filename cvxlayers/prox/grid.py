@@ -17,7 +17,8 @@ class Grid(Primitive):
     """A penalty on the one to four axes in ``dim``, by default the last two, with an iterative prox.
 
     A dataclass of it has ``tol`` and ``max_iter`` among its fields and fills in ``_value`` and
-    ``_minimize(x, tau, **parameters)``: the result, the dual field, the relative gap and the iterations.
+    ``_minimize(x, tau, start, **parameters)``, ``start`` the fields of a warm start or empty: the result, the relative
+    gap, the iterations, and the fields to start from, stacked in front.
     """
 
     tol: float | None
@@ -38,20 +39,38 @@ class Grid(Primitive):
     def __call__(self, x: Array) -> Array:
         return super(Grid, self._with_dim(x)).__call__(x)
 
-    def prox(self, x: Array, tau: Any = 1.0, *, return_info: bool = False) -> Any:
-        """prox_{tau f}(x), of the shape of x; with ``return_info`` the pair (y, `Info`)."""
+    def prox(self, x: Array, tau: Any = 1.0, *, warm_start: Array | None = None, return_info: bool = False) -> Any:
+        """prox_{tau f}(x), of the shape of x; with ``return_info`` the pair (y, `Info`).
+
+        ``warm_start`` is the ``dual`` of an earlier call: fields of the shape of x, stacked in front.
+        """
         f = self._with_dim(x)
-        arranged = f._arrange(x, tau)
+        parts = {}
+        if warm_start is not None:
+            count = f._fields_kept(len(f.axes(x)))
+            if tuple(warm_start.shape[:1]) != (count,):
+                raise ShapeError(
+                    f"warm_start of {self!r} should be ({count}, *x.shape); got {tuple(warm_start.shape)}. "
+                    "It is the `dual` of an earlier call."
+                )
+            parts = {f"start{k}": warm_start[k] for k in range(count)}
+        arranged = f._arrange(x, tau, **parts)
+        parameters = dict(arranged.parameters)
+        start = [parameters.pop(name) for name in parts]
         with np.errstate(all="ignore"):
-            y, p, gap, iterations = f._minimize(arranged.x, arranged.tau, **arranged.parameters)
+            y, gap, iterations, field = f._minimize(arranged.x, arranged.tau, start, **parameters)
         y = f._finish(y, arranged)
-        return (y, Info(gap, iterations, p)) if return_info else y
+        return (y, Info(gap, iterations, arranged.restore(field))) if return_info else y
 
     def _prox(self, x: Array, tau: Array, **parameters: Array) -> Array:
-        return self._minimize(x, tau, **parameters)[0]
+        return self._minimize(x, tau, [], **parameters)[0]
 
-    def _minimize(self, x: Array, tau: Array, **parameters: Any) -> tuple[Array, ...]:
+    def _minimize(self, x: Array, tau: Array, start: list, **parameters: Any) -> tuple[Array, ...]:
         raise NotImplementedError
+
+    def _fields_kept(self, count: int) -> int:
+        """How many fields a warm start holds on ``count`` axes."""
+        return count
 
     def _with_dim(self, x: Array) -> Self:
         """This operator with ``dim`` spelled out, so that the axes of an arranged array can be counted."""

@@ -28,8 +28,8 @@ class TotalGeneralizedVariation(Grid):
     >= 0 and ``ratio`` > 0 are numbers or one per sample. ``f(x)`` is itself found by iteration, to a relative 1e-6.
 
     The prox is iterative: ``tol`` (by default 1e-5, and 1e-4 in single precision), ``max_iter``,
-    ``prox(x, tau, return_info=True)`` and derivatives as in `TotalVariation`; the gap is relative to the primal value
-    plus tol times half the squared norm of x without its mean. There is no warm start.
+    ``prox(x, tau, warm_start=..., return_info=True)`` and derivatives as in `TotalVariation`; the gap is relative to
+    the primal value plus tol times half the squared norm of x without its mean. ``dual`` holds w and the dual fields.
 
     Source: K. Bredies, K. Kunisch, T. Pock, Total generalized variation, doi 10.1137/090769521.
 
@@ -65,14 +65,26 @@ class TotalGeneralizedVariation(Grid):
         parts = [weight] * d + [weight * ratio] * (d * d)
         return xp.concat([x] + [0 * x] * d, axis=at), xp.concat(parts, axis=at - 1)
 
-    def _minimize(self, x: Array, tau: Array, weight: Array, ratio: Array) -> tuple[Array, ...]:
-        K = self._map
+    def _fields_kept(self, count: int) -> int:
+        """w, and the dual fields of D y - w and of E w."""
+        return 2 * count + count**2
+
+    def _minimize(self, x: Array, tau: Array, start: list, weight: Array, ratio: Array) -> tuple[Array, ...]:
+        K, xp = self._map, namespace(x)
+        d, at = K.count, -2 - K.count
         shift = stop_gradient(K.mean(x))
         padded, radius = self._fields(x - shift, tau * weight, ratio)
-        rule = DualProx(Ridged(K.count), tolerance(self.tol, x, 1e-5, 1e-4), self.max_iter, _minimize)
-        l1, start = 0 * radius[..., 0, :, *(slice(None),) * K.count], stop_gradient(K.apply(0 * padded))
-        z, p, gap, iterations = implicit(rule, padded, radius, l1, start)
-        return z[(..., 0, *(slice(None),) * K.count)] + shift, p, gap, iterations
+        rule = DualProx(Ridged(d), tolerance(self.tol, x, 1e-5, 1e-4), self.max_iter, _minimize)
+        if start:
+            first = xp.stack([xp.expand_dims(part, axis=1 + at) for part in start], axis=at)
+        else:
+            p = K.apply(0 * padded)
+            first = xp.concat([_part(p, 0, d, d + 1), p], axis=at)
+        l1 = 0 * radius[..., 0, :, *(slice(None),) * d]
+        z, p, gap, iterations = implicit(rule, padded, radius, l1, stop_gradient(first))
+        w = stop_gradient(_part(z, 1, None, d)) / _RIDGE**0.5
+        field = xp.concat([w, xp.squeeze(p, axis=1 + at)], axis=1 + at)
+        return z[(..., 0, *(slice(None),) * d)] + shift, gap, iterations, move_axis(field, 1 + at, -field.ndim)
 
 
 @dataclass(frozen=True)
@@ -170,12 +182,12 @@ class Ridged(Symmetrized):
 def _minimize(K: Ridged, x: Array, radius: Array, l1: Array, start: Array, tol: float, limit: int) -> tuple[Array, ...]:
     """The forward half of `DualProx`: (z, p, gap, iterations), z in the units of ``K``."""
     d = K.count
-    z, p, gap, iterations = primal_dual(Symmetrized(d), x, radius, tol, limit)
+    z, p, gap, iterations = primal_dual(Symmetrized(d), x, radius, tol, limit, start)
     return namespace(z).concat([_part(z, 0, 1, d), _part(z, 1, None, d) * _RIDGE**0.5], axis=-1 - d), p, gap, iterations
 
 
 def primal_dual(
-    K: Symmetrized, x: Array, radius: Array, tol: float, limit: int, fixed: bool = False
+    K: Symmetrized, x: Array, radius: Array, tol: float, limit: int, start: Array | None = None, fixed: bool = False
 ) -> tuple[Array, Array, Array, Array]:
     """(z, p, relative gap, iterations) of min ||y - x||^2 / 2 + sum of radius ||(K z)_g||, or with y = x ``fixed``.
 
@@ -234,9 +246,12 @@ def primal_dual(
         made = xp.where(more, made + (count + 1), made)
         return z, p, best, keep(gap_new, gap), keep(value_new, value), made, k + count + 1
 
-    p = K.apply(0 * x)
-    field, gap, value = certificate(x, p)
-    state = (x, p, (x, field), gap, value, 0 * gap, 0)
+    z, p = x, K.apply(0 * x)
+    if start is not None:  # w and p; the best y for p
+        w, p = xp.squeeze(_part(start, 0, d, d + 1), axis=-1 - d), _part(start, d, None, d + 1)
+        z = xp.concat([data - _part(K.adjoint(p), 0, 1, d), w], axis=-1 - d)
+    field, gap, value = certificate(z, p)
+    state = (z, p, (z, field), gap, value, 0 * gap, 0)
     rounds = certificates(limit)
     *_, (z, p), gap, value, made, _ = iterate(rounds, some_steps, state, lambda s: ~(s[3] > tol * s[4]))
     return z, p, gap / xp.where(value > 0, value, 1.0), made

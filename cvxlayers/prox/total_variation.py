@@ -13,10 +13,9 @@ from cvxlayers import pool
 from cvxlayers.array import implicit, namespace, stop_gradient
 from cvxlayers.array.host import on_cpu
 from cvxlayers.compiled import compiler
-from cvxlayers.errors import ShapeError
 from cvxlayers.prox import dual
-from cvxlayers.prox.dual import DualProx, Info, tolerance
-from cvxlayers.prox.gradient import Differences
+from cvxlayers.prox.dual import DualProx, tolerance
+from cvxlayers.prox.gradient import Differences, move_axis
 from cvxlayers.prox.grid import Grid
 from cvxlayers.prox.modulus import modulus, root
 from cvxlayers.prox.one_dimensional import running_sums, soft, total_variation_1d
@@ -66,29 +65,6 @@ class TotalVariation(Grid):
     _nonnegative: ClassVar[tuple[str, ...]] = ("weight", "l1")
     _complex: ClassVar[bool] = True
 
-    def prox(self, x: Array, tau: Any = 1.0, *, warm_start: Array | None = None, return_info: bool = False) -> Any:
-        """prox_{tau f}(x), of the shape of x; with ``return_info`` the pair (y, `Info`).
-
-        ``warm_start`` is the ``dual`` of an earlier call, (axes, *x.shape).
-        """
-        f = self._with_dim(x)
-        parts = {}
-        if warm_start is not None:
-            count = len(f.axes(x))
-            if tuple(warm_start.shape[:1]) != (count,):
-                raise ShapeError(
-                    f"warm_start of {self!r} should be ({count}, *x.shape); got {tuple(warm_start.shape)}. "
-                    "It is the `dual` of an earlier call."
-                )
-            parts = {f"start{k}": warm_start[k] for k in range(count)}
-        arranged = f._arrange(x, tau, **parts)
-        parameters = dict(arranged.parameters)
-        start = [parameters.pop(name) for name in parts]
-        with np.errstate(all="ignore"):
-            y, gap, iterations, field = f._minimize(arranged.x, arranged.tau, start, **parameters)
-        y = f._finish(y, arranged)
-        return (y, Info(gap, iterations, arranged.restore(field))) if return_info else y
-
     @property
     def _map(self) -> Differences:
         return Differences(self._count, self.periodic, self.isotropic)
@@ -98,9 +74,6 @@ class TotalVariation(Grid):
         lengths = root(K.group_sum(K.apply(channels(x, K.count)) ** 2))
         weight, l1 = (xp.reshape(a, a.shape[: a.ndim - K.count]) for a in (weight, l1))
         return weight * xp.sum(lengths, axis=K.field_axes) + l1 * xp.sum(modulus(x), axis=tuple(range(-K.count, 0)))
-
-    def _prox(self, x: Array, tau: Array, weight: Array, l1: Array) -> Array:
-        return self._minimize(x, tau, [], weight, l1)[0]
 
     def _minimize(self, x: Array, tau: Array, start: list, weight: Array, l1: Array) -> tuple[Array, ...]:
         """y, gap, iterations, and the dual field with its axis of directions in front."""
@@ -123,8 +96,7 @@ class TotalVariation(Grid):
             shift = stop_gradient(xp.where(threshold == 0, mean, xp.zeros_like(mean)))
             y, field, gap, iterations = implicit(rule, stacked - shift, field_radius, threshold, stop_gradient(first))
             y = y + shift
-        at = field.ndim - 2 - K.count
-        directions = xp.permute_dims(field, (at, *(k for k in range(field.ndim) if k != at)))
+        directions = move_axis(field, -2 - K.count, -field.ndim)
         return unchannel(y, x, K.count), gap, iterations, unchannel(directions, x, K.count)
 
     def _certify(self, rule: DualProx, *args: Array) -> tuple[Array, ...]:

@@ -12,6 +12,8 @@ import torch
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.prox.graph_net import GraphNet
 from cvxlayers.prox.overlapping_groups import OverlappingGroupLasso
+from cvxlayers.prox.total_generalized_variation import TotalGeneralizedVariation
+from cvxlayers.prox.total_variation import TotalVariation
 
 RNG = np.random.default_rng(17)
 GROUPS = ((0, 1, 2), (2, 3), (3, 4, 5, 0), (6,))  # entry 7 is in none
@@ -145,3 +147,27 @@ def test_bad_input_is_named():
         GraphNet(1.0, -1.0)
     with pytest.raises(ShapeError, match="one to four axes"):
         GraphNet(dim="all").prox(np.ones((1,) * 5))
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+@pytest.mark.parametrize(
+    ("f", "fields"),
+    [
+        (TotalVariation(0.4, 0.1, tol=1e-6), 2),
+        (GraphNet(0.3, 2.0, periodic=True, tol=1e-10), 2),
+        (TotalGeneralizedVariation(0.3, 1.5, tol=1e-4), 8),
+        (TotalGeneralizedVariation(np.array([[0.1], [0.4]]), dim=(1,), tol=1e-4), 3),
+    ],
+    ids=repr,
+)
+def test_a_warm_start_on_a_grid_saves_the_work(f, fields, library):
+    make = {"numpy": np.asarray, "torch": torch.tensor, "jax": jnp.asarray}[library]
+    x = make(np.random.default_rng(3).normal(size=(2, 9, 8)))
+    y, info = f.prox(x, tau=0.7, return_info=True)
+    assert info.dual.shape == (fields, *x.shape)
+    again, second = f.prox(x, tau=0.7, warm_start=info.dual, return_info=True)
+    assert (np.asarray(second.iterations) <= 0.5 * np.asarray(info.iterations)).all()
+    assert (np.asarray(second.gap) <= f.tol).all()
+    np.testing.assert_allclose(np.asarray(again), np.asarray(y), atol=2e-2)
+    with pytest.raises(ShapeError, match="warm_start"):
+        f.prox(x, warm_start=info.dual[:1])
