@@ -170,11 +170,19 @@ class SolutionMap:
         return point.kkt
 
     def _factor(self, data: DenseData | ConeData, z: np.ndarray, s: np.ndarray) -> KKT:
-        if not self.mu and CompiledKKT.fits(self.program):
-            values = self.program.sparse(data) if isinstance(data, DenseData) else data
-            others = lambda at: self._factor_plainly(data.take(at), z[at], s[at])  # noqa: E731
-            return CompiledKKT(Structure.of(self.program), values, z, s, others)
-        return self._factor_plainly(data, z, s)
+        if not self._compiled:
+            return self._factor_plainly(data, z, s)
+
+        def others(elements: np.ndarray) -> KKT:
+            return self._factor_plainly(data.take(elements), z[elements], s[elements])
+
+        values = self.program.sparse(data) if isinstance(data, DenseData) else data
+        return CompiledKKT(Structure.of(self.program), values, z, s, others)
+
+    @cached_property
+    def _compiled(self) -> bool:
+        """Whether the derivative's system is one for the compiled kernel."""
+        return not self.mu and CompiledKKT.fits(self.program)
 
     def _factor_plainly(self, data: DenseData | ConeData, z: np.ndarray, s: np.ndarray) -> KKT:
         """The system without a compiled kernel for curved cones."""

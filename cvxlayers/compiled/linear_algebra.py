@@ -20,6 +20,16 @@ def largest_entry(x):
 
 
 @inner
+def jacobi_rotation(first, second, off):
+    """Tangent, cosine and sine of the rotation that makes [first, off; off, second] diagonal (Jacobi's method)."""
+    theta = 0.5 * (second - first) / off
+    t = 1.0 / (abs(theta) + np.sqrt(1.0 + theta * theta))
+    t = -t if theta < 0.0 else t
+    cosine = 1.0 / np.sqrt(1.0 + t * t)
+    return t, cosine, t * cosine
+
+
+@inner
 def assign(y, x):
     """y = x."""
     for j in range(y.size):

@@ -144,10 +144,9 @@ def factor_system(M, C, K):
 
 
 @lent
-def direct(M, C, K, rx, rz, x, z):
-    """x and z become the solution of the regularized system."""
+def _eliminated(M, K, rx, rz, x):
+    """x becomes the solution for r_x + A'v, with v in K.tz, and the rows of r_z that are kept, whose own is in K.v."""
     n, m = rx.size, rz.size
-    inverse_times(C, K.place[n : n + m], rz, K.tz)
     times_A_transposed(M, K.tz, x)
     for i in range(n):
         K.v[K.place[i]] = rx[i] + x[i]
@@ -159,6 +158,14 @@ def direct(M, C, K, rx, rz, x, z):
     solve_factored(K.nodes, K.sign, K.values, K.v)
     for i in range(n):
         x[i] = K.v[K.place[i]]
+
+
+@lent
+def direct(M, C, K, rx, rz, x, z):
+    """x and z become the solution of the regularized system."""
+    n, m = rx.size, rz.size
+    inverse_times(C, K.place[n : n + m], rz, K.tz)
+    _eliminated(M, K, rx, rz, x)
     times_A(M, x, z)
     for i in range(m):
         K.tz[i] = z[i] - rz[i]
@@ -174,18 +181,10 @@ def approximate(M, C, K, rx, r, x, z):
     n, m = rx.size, r.size
     place = K.place[n : n + m]
     times_T(C, place, r, K.tz)
-    times_A_transposed(M, K.tz, x)
-    for i in range(n):
-        K.v[K.place[i]] = rx[i] + x[i]
     times_hessian(C, r, z)
     for i in range(m):
-        if place[i] >= 0:
-            K.v[place[i]] = r[i] + z[i]
-    for i in range(n + m, K.place.size):
-        K.v[K.place[i]] = 0.0
-    solve_factored(K.nodes, K.sign, K.values, K.v)
-    for i in range(n):
-        x[i] = K.v[K.place[i]]
+        z[i] += r[i]
+    _eliminated(M, K, rx, z, x)
     times_A(M, x, K.rz)
     inverse_times(C, place, K.rz, z)
     for i in range(m):

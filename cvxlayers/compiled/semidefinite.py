@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.compiled.compiler import inner, lent
+from cvxlayers.compiled.linear_algebra import jacobi_rotation
 
 _ROOT = np.sqrt(2.0)
 _SWEEPS = 30
@@ -107,12 +108,7 @@ def _rotate(N, X):
                     c += N[i, p] * N[j, p]
                 if abs(c) > 1e-15 * np.sqrt(a * b):
                     turned = turned or abs(c) > 1e-7 * np.sqrt(a * b)
-                    angle = 0.5 * (b - a) / c
-                    t = 1.0 / (abs(angle) + np.sqrt(1.0 + angle * angle))
-                    if angle < 0.0:
-                        t = -t
-                    cosine = 1.0 / np.sqrt(1.0 + t * t)
-                    sine = t * cosine
+                    _, cosine, sine = jacobi_rotation(a, b, c)
                     _turn(N, i, j, cosine, sine)
                     _turn(X, i, j, cosine, sine)
         if not turned:
@@ -178,12 +174,7 @@ def eigen(X, Q):
                 if abs(value) <= 1e-17 * size:
                     continue
                 turned = turned or abs(value) > 1e-9 * size
-                theta = 0.5 * (X[q, q] - X[p, p]) / value
-                t = 1.0 / (abs(theta) + np.sqrt(1.0 + theta * theta))
-                if theta < 0.0:
-                    t = -t
-                cosine = 1.0 / np.sqrt(1.0 + t * t)
-                sine = t * cosine
+                _, cosine, sine = jacobi_rotation(X[p, p], X[q, q], value)
                 _turn(X, p, q, cosine, sine)
                 _turn(Q, p, q, cosine, sine)
                 for i in range(k):

@@ -10,6 +10,7 @@ import math
 import numpy as np
 
 from cvxlayers.compiled.compiler import inner, lent
+from cvxlayers.compiled.linear_algebra import jacobi_rotation
 
 _NOISE = 16.0 * 2.220446049250313e-16
 _STEPS = 60
@@ -94,30 +95,21 @@ def _eigen_three(A, V):
         if abs(b) + abs(c) + abs(e) <= 1e-300:
             break
         if b != 0.0:  # rows 0 and 1
-            t, cosine, sine = _turn(a, d, b)
+            t, cosine, sine = jacobi_rotation(a, d, b)
             a, d, b = a - t * b, d + t * b, 0.0
             c, e = cosine * c - sine * e, sine * c + cosine * e
             _turn_rows(V, 0, 3, cosine, sine)
         if c != 0.0:  # rows 0 and 2
-            t, cosine, sine = _turn(a, f, c)
+            t, cosine, sine = jacobi_rotation(a, f, c)
             a, f, c = a - t * c, f + t * c, 0.0
             b, e = cosine * b - sine * e, sine * b + cosine * e
             _turn_rows(V, 0, 6, cosine, sine)
         if e != 0.0:  # rows 1 and 2
-            t, cosine, sine = _turn(d, f, e)
+            t, cosine, sine = jacobi_rotation(d, f, e)
             d, f, e = d - t * e, f + t * e, 0.0
             b, c = cosine * b - sine * c, sine * b + cosine * c
             _turn_rows(V, 3, 6, cosine, sine)
     return a, d, f
-
-
-@inner
-def _turn(first, second, off):
-    theta = 0.5 * (second - first) / off
-    t = 1.0 / (abs(theta) + math.sqrt(1.0 + theta * theta))
-    t = -t if theta < 0.0 else t
-    cosine = 1.0 / math.sqrt(1.0 + t * t)
-    return t, cosine, t * cosine
 
 
 @inner

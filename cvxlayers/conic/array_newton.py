@@ -15,7 +15,7 @@ from array_api_compat import is_torch_array
 
 from cvxlayers.array import loop, namespace
 from cvxlayers.conic.array_kkt import System
-from cvxlayers.sets import Nonnegative, Product, Zero
+from cvxlayers.sets import Product
 
 Array = Any
 
@@ -44,9 +44,8 @@ def polish(
     xp = namespace(P, q, A, b, x, z, s)
     columns = tuple(v[..., None] for v in (q, b, x, z - s))
     q, b, x0, u0 = columns
-    linear = all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks)
     # One step brings most of it; without kernels, projections on curved cones take long on a GPU.
-    steps = 1 if is_torch_array(x) and x.is_cuda and (direction or not linear) else STEPS
+    steps = 1 if is_torch_array(x) and x.is_cuda and (direction or not cone.linear) else STEPS
     pair = pair or cone.pair
 
     def equations(x: Array, u: Array) -> tuple:
@@ -70,7 +69,7 @@ def polish(
         return (xp.max(xp.abs(state[5]), axis=-2) <= small) & (xp.max(xp.abs(state[6]), axis=-2) <= small)
 
     start = equations(x0, u0)
-    first = System(cone, P, A, start[2][..., 0], start[3][..., 0]) if linear and direction is None else None
+    first = System(cone, P, A, start[2][..., 0], start[3][..., 0]) if cone.linear and direction is None else None
     state = loop(steps, step, start, x, settled)
     Px, ATz, Ax = (v[..., 0] for v in state[4])
     x1, z1, s1, q, b = (v[..., 0] for v in (state[0], state[2], state[3], q, b))

@@ -17,7 +17,6 @@ from cvxlayers.conic.polyhedral_kkt import plain
 from cvxlayers.conic.program import ConeData, ConeProgram
 from cvxlayers.conic.structure import Structure
 from cvxlayers.pool import available_cpus, run
-from cvxlayers.sets import Nonnegative, Zero
 
 _WORTH_A_THREAD = 5e-4  # seconds
 
@@ -39,8 +38,7 @@ class CompiledKKT:
     @staticmethod
     def fits(program: ConeProgram) -> bool:
         """Whether there is a compiler, a cone that is not polyhedral, and not too much work for the kernel."""
-        curved = not all(isinstance(cone, (Zero, Nonnegative)) for cone, _, _ in program.cone.groups)
-        return curved and is_available() and Structure.pays(program)
+        return not program.cone.linear and is_available() and Structure.pays(program)
 
     @property
     def margin(self) -> np.ndarray:

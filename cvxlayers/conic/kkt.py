@@ -94,7 +94,7 @@ class Spectrum:
 
 def spectrum(program: ConeProgram, z: np.ndarray, s: np.ndarray, mu: float = 0.0) -> Spectrum:
     """The derivative of the projection onto K* at z - s, z and s (B, m); ``mu`` > 0 for the smoothed one."""
-    if not mu and all(isinstance(cone, (Zero, Nonnegative)) for cone, _, _ in program.cone.groups):
+    if not mu and program.cone.linear:
         active, inactive = z > SNAP * s, s > SNAP * z
         for cone, _, start in program.cone.groups:
             if isinstance(cone, Zero):

@@ -74,6 +74,11 @@ class Product(Cone):
             start += block.size
         return tuple(out)
 
+    @cached_property
+    def linear(self) -> bool:
+        """Whether every block is a zero or nonnegative cone: equalities and inequalities."""
+        return all(isinstance(block, (Zero, Nonnegative)) for block in self.blocks)
+
     def _over_groups(self, method: str, arrays: tuple[Array, ...], *rest: Any) -> list[Any]:
         """``cone.method(*arrays, *rest)`` of every group, the arrays cut and reshaped to (*batch, count, size)."""
         xp = namespace(*arrays)

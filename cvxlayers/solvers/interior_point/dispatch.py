@@ -9,7 +9,7 @@ from array_api_compat import is_torch_array
 
 from cvxlayers.array import namespace
 from cvxlayers.conic import array_kkt, array_newton
-from cvxlayers.sets import Nonnegative, Product, Zero
+from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point import cuda, method
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.interior_point.outcome import Outcome
@@ -80,7 +80,7 @@ def polish(
     arrays = (cone, P, q, A, b, x, z, s, residuals)
     if not _fused(cone, A, settings) or 0 in x.shape:
         return array_newton.polish(*arrays)
-    if all(isinstance(block, (Zero, Nonnegative)) for block in cone.blocks):
+    if cone.linear:
         return x, z, s, residuals  # the kernel goes on until it is clear which rows are active
     xp, n = namespace(x), x.shape[-1]
 

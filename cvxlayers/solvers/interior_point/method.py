@@ -148,8 +148,7 @@ class Method:
         self.dual_unit = 1.0 / (self.scaled.d * self.scaled.c)
         self.primal_unit = 1.0 / self.scaled.e
         self.cones = _cones(barrier, self.scaled.b)
-        linear = all(isinstance(block, (Zero, Nonnegative)) for block in barrier.cone.blocks)
-        self.goal = tol * (GOAL[precision] if linear else max(GOAL[precision], CURVED_GOAL))
+        self.goal = tol * (GOAL[precision] if barrier.cone.linear else max(GOAL[precision], CURVED_GOAL))
 
     def split(self, point: Array) -> Iterate:
         n, m = self.scaled.q.shape[-1], self.scaled.b.shape[-1]
