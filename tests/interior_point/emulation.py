@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import shutil
 import subprocess
 import tempfile
@@ -56,6 +57,43 @@ def _in_workspace(launch: launching.Launch, m: int, vectors: int, cones: int) ->
     return launching.Launch(launch.threads, launch.shared_bytes, workspace, macros)
 
 
+def _in_parts(launch: launching.Launch, kept: int, wide: int) -> launching.Launch:
+    """The same with the factor in global memory, in blocks of 32, as for many variables."""
+    macros = dict(launch.macros)
+    threads = max(128, launch.threads)
+    size = 8 * ((macros["VARIABLES"] + 7) // 8)
+    macros |= {"LARGE": 1, "BLOCK": 32, "THREADS": threads, "LANES": 32, "CHUNK": threads // 32}
+    macros |= {"STATE_AT": launch.workspace, "KEPT": kept}
+    workspace = launch.workspace + 64 + wide * size + kept
+    return launching.Launch(threads, 227 * 1024, workspace, tuple(macros.items()), large=True)
+
+
+def _factor(rows: np.ndarray, matrix: np.ndarray, block: int = 32) -> np.ndarray:
+    """The Cholesky factors of matrix + rows'rows with inverted diagonal blocks."""
+    L = np.linalg.cholesky(matrix + rows.mT @ rows)
+    for start in range(0, L.shape[-1], block):
+        own = slice(start, start + block)
+        L[:, own, own] = np.linalg.inv(L[:, own, own])
+    return L
+
+
+def _run_in_parts(name: str, launch: launching.Launch, batch: int, n: int, m: int, arguments, backwards: bool) -> None:
+    """The parts of a kernel until no problem needs another, each with every problem that does."""
+    going, parts = np.ones(batch, np.int32), itertools.count()
+    factor = np.zeros((batch, n, n))
+    while going.any():
+        elements = np.flatnonzero(going).astype(np.int32)
+        rows, matrix = np.full((len(elements), m, n), np.nan), np.full((len(elements), n, n), np.nan)
+        addresses = map(_address, (elements, going, rows, matrix, factor))
+        part = next(parts)
+        arguments.resumed = launching.Resumed(*addresses, min(part, 2))
+        _run(name, launch, len(elements), arguments, backwards)
+        if name == "linear_solve":
+            going[:] = part == 0
+        left = np.flatnonzero(going[elements])
+        factor = _factor(rows[left], matrix[left])
+
+
 def _address(array: np.ndarray) -> int:
     return array.ctypes.data
 
@@ -68,15 +106,20 @@ def _plain(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.ascontiguousarray(v, dtype=float) for v in arrays)
 
 
-def solve(cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False, workspace: bool = False) -> Outcome:
+def solve(
+    cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False, workspace: bool = False, parts: bool = False
+) -> Outcome:
     """`cvxlayers.solvers.interior_point.cuda.solve` on NumPy arrays."""
     P, q, A, b = _plain(P, q, A, b)
     rows, (m, n) = launching.layout(cone), A.shape[-2:]
     assert rows is not None
     launch = launching.solve_launch(rows, n, m)
     assert launch is not None
+    cones = launching.even(rows.socs) + 18 * rows.threes
     if workspace:
-        launch = _in_workspace(launch, m, 17, launching.even(rows.socs) + 18 * rows.threes)
+        launch = _in_workspace(launch, m, 17, cones)
+    if parts:
+        launch = _in_parts(launch, 0 if workspace else 9 * launching.even(m) + cones, 5)
     batch = max(len(v) for v in (P, q, A, b))
     x, z, s, residuals = (np.full((batch, size), 7.0) for size in (n, m, m, 3))
     status, iterations = np.full(batch, -1, np.int32), np.full(batch, -1, np.int32)
@@ -86,20 +129,27 @@ def solve(cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False,
         *map(_address, (x, z, s, residuals, status, iterations)),
         *map(_address, (rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace, tol, 100, 1,
     )  # fmt: skip
-    _run("solve", launch, batch, arguments, backwards)
+    if parts:
+        _run_in_parts("solve", launch, batch, n, m, arguments, backwards)
+    else:
+        _run("solve", launch, batch, arguments, backwards)
     return Outcome(x, z, s, status, iterations, residuals)
 
 
-def linear_solve(cone: Product, P, A, z, s, gx, gz, backwards: bool = False, workspace: bool = False):
+def linear_solve(
+    cone: Product, P, A, z, s, gx, gz, backwards: bool = False, workspace: bool = False, parts: bool = False
+):
     """`cvxlayers.solvers.interior_point.cuda.linear_solve` on NumPy arrays."""
     P, A, z, s, gx, gz = _plain(P, A, z, s, gx, gz)
     rows, (m, n), (several, batch) = launching.layout(cone), A.shape[-2:], gx.shape[:2]
     assert rows is not None
     launch = launching.linear_launch(rows, n, m)
     assert launch is not None
+    cones = launching.even(3 * rows.socs) + launching.even(9 * rows.threes)
     if workspace:
-        cones = launching.even(3 * rows.socs) + launching.even(9 * rows.threes)
         launch = _in_workspace(launch, m, 11, cones)
+    if parts:
+        launch = _in_parts(launch, 0 if workspace else 3 * launching.even(m) + cones, 1)
     wx, wz, residual = np.full(gx.shape, 7.0), np.full(gz.shape, 7.0), np.full((several, batch), 7.0)
     space = np.full(batch * launch.workspace + 1, np.nan)
     arguments = launching.LinearArguments(
@@ -107,7 +157,10 @@ def linear_solve(cone: Product, P, A, z, s, gx, gz, backwards: bool = False, wor
         *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.semis, rows.alphas, space)),
         launch.workspace, batch, several, 1,
     )  # fmt: skip
-    _run("linear_solve", launch, batch, arguments, backwards)
+    if parts:
+        _run_in_parts("linear_solve", launch, batch, n, m, arguments, backwards)
+    else:
+        _run("linear_solve", launch, batch, arguments, backwards)
     return wx, wz, residual
 
 

@@ -1,5 +1,5 @@
 // Dense matrices of one problem: products with matrices in global memory, and the inverse Cholesky factor in shared
-// memory.
+// memory, if it fits.
 //
 // LANES threads share a row of a product. TILES is how many 16 x 16 tiles of a Gram matrix a warp holds in registers at
 // a time, CHUNK how many rows of its factor are staged in shared memory.
@@ -84,6 +84,10 @@ template <int R, Product PRODUCT, int rows, bool WRITTEN = false> FUNCTION void 
         UNROLL for (int r = 0; r < R; ++r) out.at[r * out.stride + j] = sums[r];
     }
 }
+
+#if LARGE
+#include "large.cuh"
+#else
 
 // A symmetric or triangular matrix by its lower triangle: 8 x 8 tiles, tile (I, J) with I >= J at I (I + 1) / 2 + J.
 // Within a tile, columns are swapped by fours in every other pair of rows, so that a warp's fragments meet no bank
@@ -328,3 +332,5 @@ template <int R> FUNCTION void solve_factored(real *y) {
     if (row < size && half == 0) UNROLL for (int r = 0; r < R; ++r) y[r * size + row] = sums[r];
     meet();
 }
+
+#endif

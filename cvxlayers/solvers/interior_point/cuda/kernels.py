@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
+import ctypes
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,15 @@ import numpy as np
 from cvxlayers.array import constant, namespace
 from cvxlayers.array.cuda import Kernel, available, shared_memory
 from cvxlayers.sets import Product
+from cvxlayers.solvers.interior_point.cuda import large
 from cvxlayers.solvers.interior_point.cuda.launch import (
     Launch,
     Layout,
     LinearArguments,
     PairArguments,
+    Resumed,
     SolveArguments,
+    kernel,
     layout,
     linear_launch,
     solve_launch,
@@ -25,8 +28,6 @@ from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.interior_point.outcome import Outcome
 
 Array = Any
-
-FOLDER = Path(__file__).parent
 
 
 def fits(cone: Product, n: int, m: int, device: Any) -> bool:
@@ -59,7 +60,11 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
             *(v.data_ptr() for v in (x, z, s, residuals, status, iterations)),
             *tables, workspace.data_ptr(), launch.workspace, settings.tol, settings.max_iter, 1,
         )  # fmt: skip
-        kernel("solve", launch, q.device)(batch, launch.threads, arguments)
+        run = partial(_started, kernel("solve", launch, q.device), launch, arguments)
+        if launch.large:
+            large.iterate(run, n, m, batch, q, symmetric=not rows.threes)
+        else:
+            run(batch)
     return Outcome(x, z, s, status, iterations, residuals)
 
 
@@ -88,7 +93,11 @@ def linear_solve(
             *(v.data_ptr() for v in (gx, gz, wx, wz, residual)),
             *tables, workspace.data_ptr(), launch.workspace, batch, several, 1,
         )  # fmt: skip
-        kernel("linear_solve", launch, gx.device)(batch, launch.threads, arguments)
+        run = partial(_started, kernel("linear_solve", launch, gx.device), launch, arguments)
+        if launch.large:
+            large.twice(run, n, m, batch, gx)
+        else:
+            run(batch)
     return wx, wz, residual
 
 
@@ -110,6 +119,14 @@ def pair(cone: Product, u: Array, n: int) -> tuple[Array, Array]:
     return z, s
 
 
+def _started(
+    run: Kernel, launch: Launch, arguments: ctypes.Structure, blocks: int, resumed: Resumed | None = None
+) -> None:
+    if resumed is not None:
+        arguments.resumed = resumed
+    run(blocks, launch.threads, arguments)
+
+
 def _stride(v: Array, batch: int) -> int:
     """Numbers from one problem to the next: 0 where all share one."""
     return 0 if v.shape[0] == 1 < batch else v[0].numel()
@@ -117,9 +134,3 @@ def _stride(v: Array, batch: int) -> int:
 
 def _table(rows: Layout, name: str) -> np.ndarray:
     return getattr(rows, name)
-
-
-@cache
-def kernel(name: str, launch: Launch, device: Any) -> Kernel:
-    """The kernel of a file, compiled for one shape and one device."""
-    return Kernel(FOLDER / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)

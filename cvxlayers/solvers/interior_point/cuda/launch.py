@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cvxlayers.array.cuda import Kernel
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
 
 SHARED_BYTES = 227 * 1024  # of one block, on the GPUs that have the most
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
+MOST_LARGE_COLUMNS = 512  # of matrices whose factor is made between two parts of a kernel: one for each thread
 MOST_ROWS = 4096
 FACTOR_BLOCK = 128  # rows of a diagonal block of larger matrices
 MOST_ORDER = 32  # of a semidefinite cone: the lanes of a warp
+
+
+class Resumed(ctypes.Structure):
+    """`Resumed` of large.cuh; the kernels of smaller programs do not look at it."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("elements", "going", "rows", "matrix", "factor")),
+        ("part", ctypes.c_int),
+    ]
 
 
 class SolveArguments(ctypes.Structure):
@@ -29,6 +42,7 @@ class SolveArguments(ctypes.Structure):
         ("tol", ctypes.c_double),
         ("max_iter", ctypes.c_int),
         ("quadratic", ctypes.c_int),
+        ("resumed", Resumed),
     ]
 
 
@@ -42,6 +56,7 @@ class LinearArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("starts", "block", "semis", "alphas", "workspace")),
         ("workspace_stride", ctypes.c_longlong),
         *((name, ctypes.c_int) for name in ("batch", "several", "quadratic")),
+        ("resumed", Resumed),
     ]
 
 
@@ -61,6 +76,8 @@ class FactorArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("M", "W")),
         *((name, ctypes.c_longlong) for name in ("M_stride", "W_stride")),
         *((name, ctypes.c_int) for name in ("M_row", "W_row", "order")),
+        ("diagonal", ctypes.c_void_p),
+        ("diagonal_stride", ctypes.c_longlong),
     ]
 
 
@@ -134,6 +151,7 @@ class Launch:
     shared_bytes: int
     workspace: int  # float64 numbers of one problem
     macros: tuple[tuple[str, int], ...]  # what the text is compiled with
+    large: bool = False  # whether it stops where a factor is needed; see large.py
 
 
 _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, and the tiles of a warp
@@ -143,8 +161,10 @@ _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, a
     (128, 256, 16, 4),
     (176, 512, 32, 5),
     (MOST_COLUMNS, 512, 32, 3),
+    (MOST_LARGE_COLUMNS, 512, 32, 1),
 )
-_HEADER = 12  # numbers, as in layout.cuh
+_HEADER = 14  # numbers, as in layout.cuh
+_HEAD = 64  # of a saved state, as in large.cuh
 
 
 def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
@@ -172,13 +192,17 @@ def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int
 
     ``cones`` counts the numbers that the scalings of curved cones take.
     """
-    if not 0 < n <= MOST_COLUMNS or m > MOST_ROWS:
+    if not 0 < n <= MOST_LARGE_COLUMNS or m > MOST_ROWS:
         return None
     _, threads, lanes, tiles = next(c for c in _CLASSES if n <= c[0])
     blocks = (n + 7) // 8
     size, height, warps = 8 * blocks, even(m), threads // 32
-    fixed = _HEADER + blocks * (blocks + 1) // 2 * 64 + size + (warps + 1) * 16 + 2 * threads + wide[0] * size
+    large = n > MOST_COLUMNS
+    factor = 0 if large else blocks * (blocks + 1) // 2 * 64
+    fixed = _HEADER + factor + size + (warps + 1) * 16 + 2 * threads + wide[0] * size
     for chunk, shared in ((16, True), (8, True), (16, False), (8, False)):
+        if large and chunk < warps:  # a staged row for each warp
+            continue
         passing = wide[1] * size + tall[1] * height * shared
         staged = chunk * ((n + 15) // 16 * 16 + 4)
         used = 8 * (fixed + max(staged, passing) + (tall[0] * height + cones) * shared)
@@ -193,15 +217,26 @@ def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int
     # What `cones.cuh` and `projections.cuh` keep of semidefinite cones.
     semidefinite = 5 * squares + 2 * orders + n * (rows.semi - rows.round + 8 * order)
     workspace = 2 * n * rows.socs + semidefinite + (0 if shared else (tall[0] + tall[1]) * height + cones)
+    kept = (tall[0] * height + cones) * shared  # numbers after the passing ones in shared memory
+    state = even(workspace)
+    if large:
+        workspace = state + _HEAD + wide[0] * size + even(kept)
     macros = {
         "VARIABLES": n, "ROWS": m, "ZEROS": rows.zeros, "LINEAR": rows.linear, "ROUND": rows.round,
         "SEMI": rows.semi, "SOCS": rows.socs, "SEMIS": len(rows.semis), "SQUARES": squares, "ORDERS": orders,
         "ORDER": order, "THREES": rows.threes, "EXPONENTIALS": rows.exponentials,
         "THREADS": threads, "LANES": lanes, "TILES": tiles, "CHUNK": chunk, "RESIDENT": resident, "TALL": int(shared),
+        "LARGE": int(large), "BLOCK": FACTOR_BLOCK, "STATE_AT": state, "KEPT": kept,
     }  # fmt: skip
-    return Launch(threads, used, workspace, tuple(macros.items()))
+    return Launch(threads, used, workspace, tuple(macros.items()), large)
 
 
 def even(count: int) -> int:
     """The next even number: vectors begin at multiples of 16 bytes."""
     return (count + 1) // 2 * 2
+
+
+@cache
+def kernel(name: str, launch: Launch, device: Any) -> Kernel:
+    """The kernel of a file, compiled for one shape and one device."""
+    return Kernel(Path(__file__).parent / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)

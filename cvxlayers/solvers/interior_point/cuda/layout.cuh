@@ -3,7 +3,8 @@
 // The shape is compiled in, so that addresses are constants: VARIABLES and ROWS, the rows of the cones (ZEROS, LINEAR,
 // ROUND, SEMI: the first row after the zero, the nonnegative, the second-order and the semidefinite cones), the numbers
 // of cones SOCS, SEMIS, THREES and EXPONENTIALS, and the sizes of semidefinite ones (see semidefinite.cuh).
-// `launch.py` knows the same sizes; TALL says whether the vectors of ROWS are in shared memory, too.
+// `launch.py` knows the same sizes; TALL says whether the vectors of ROWS are in shared memory, too, and LARGE whether the
+// factor is not (see large.cuh).
 #pragma once
 #include "block.cuh"
 
@@ -22,13 +23,15 @@ struct Header {
     real *workspace;
     real c;                     // scale of the cost
     int quadratic, refinements;
+    real *rows, *matrix;        // see large.cuh
+    const real *factor;
 };
 
-constexpr int HEADER = 12;  // doubles that the header takes
+constexpr int HEADER = 14;  // doubles that the header takes
 static_assert(sizeof(Header) <= 8 * HEADER, "make room for the header");
 
 constexpr int FACTOR_AT = HEADER;
-constexpr int PIVOTS_AT = FACTOR_AT + tiles * (tiles + 1) / 2 * 64;
+constexpr int PIVOTS_AT = FACTOR_AT + (LARGE ? 0 : tiles * (tiles + 1) / 2 * 64);
 constexpr int REDUCE_AT = PIVOTS_AT + size;
 constexpr int PARTS_AT = REDUCE_AT + REDUCE_SIZE;
 constexpr int WIDE_AT = PARTS_AT + 2 * THREADS;

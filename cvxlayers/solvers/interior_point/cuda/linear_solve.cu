@@ -20,6 +20,9 @@ struct Arguments {
     real *workspace;                  // what does not fit in shared memory
     long long workspace_stride;
     int batch, several, quadratic;
+#if LARGE
+    Resumed resumed;
+#endif
 };
 
 constexpr real STATIC = 1e-10;  // added to the diagonal of P, for matrices with entries of size one
@@ -107,15 +110,16 @@ FUNCTION void refine() {
     meet();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) linear_solve(const Arguments a) {
-    const long long B = blockIdx.x;
-    if (thread() == 0) {
-        Header &here = header();
-        here.P = a.P + B * a.P_stride, here.A = a.A + B * a.A_stride;
-        here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
-        here.workspace = a.workspace + B * a.workspace_stride;
-        here.quadratic = a.quadratic;
-    }
+// The problem of this block.
+#if LARGE
+DEVICE int element(const Arguments &a) { return a.resumed.elements[blockIdx.x]; }
+#else
+DEVICE int element(const Arguments &) { return blockIdx.x; }
+#endif
+
+// Scale the problem, and factor P + A'W A.
+DEVICE void prepare(const Arguments &a) {
+    const long long B = element(a);
     LOOP for (int j = thread(); j < size; j += THREADS) d()[j] = 1.0;
     meet();
     LOOP for (int i = thread(); i < m; i += THREADS) e()[i] = 1.0;
@@ -143,10 +147,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) linear_solve(con
              const real entry = quadratic ? c * d()[i] * d()[j] * GLOBAL(P + i * n + j) : 0.0;
              return i == j ? entry + STATIC : entry;
          });
+#if !LARGE
     factorize();
+#endif
+}
 
+// The solutions for all right-hand sides.
+DEVICE void solve_all(const Arguments &a) {
+    const real c = header().c;
     LOOP for (int r = 0; r < a.several; ++r) {
-        const long long at = (long long)r * a.batch + B;
+        const long long at = (long long)r * a.batch + element(a);
         real largest = 0.0;
         LOOP for (int j = thread(); j < size; j += THREADS) {
             f()[j] = j < n ? c * d()[j] * GLOBAL(a.gx + at * n + j) : 0.0;
@@ -177,4 +187,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) linear_solve(con
         if (thread() == 0) a.residual[at] = largest > 0.0 ? worst / largest : 0.0;
         meet();
     }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) linear_solve(const Arguments a) {
+    const long long B = element(a);
+    if (thread() == 0) {
+        Header &here = header();
+        here.P = a.P + B * a.P_stride, here.A = a.A + B * a.A_stride;
+        here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
+        here.workspace = a.workspace + B * a.workspace_stride;
+        here.quadratic = a.quadratic;
+    }
+#if LARGE
+    place(a.resumed);
+    real none;
+    if (a.resumed.part == 0)
+        prepare(a), save(none = 0.0);
+    else
+        restore(none), solve_all(a);
+#else
+    prepare(a);
+    solve_all(a);
+#endif
 }
