@@ -24,6 +24,7 @@ struct Vectors {
 template <bool WRITTEN> DEVICE real fetched(const real *at) { return WRITTEN ? *at : GLOBAL(at); }
 
 // out_r = A u_r, or what PRODUCT says, for A (rows, n) by rows. Call meet() before it, if others wrote u, and after it.
+// Members of a cluster take equal parts of the rows.
 template <int R, Product PRODUCT, int rows = m, bool WRITTEN = false> FUNCTION void times_rows(const real *A, Vectors u, Vectors out) {
     constexpr int COLUMNS = (n + LANES - 1) / LANES, GROUPS = THREADS / LANES, AHEAD = COLUMNS > 14 ? 1 : 28 / COLUMNS > 4 ? 4 : 28 / COLUMNS;
     const int l = thread() % LANES, group = thread() / LANES;
@@ -32,41 +33,52 @@ template <int R, Product PRODUCT, int rows = m, bool WRITTEN = false> FUNCTION v
         const int j = l + LANES * k;
         UNROLL for (int r = 0; r < R; ++r) entries[r][k] = j < n ? u.at[r * u.stride + j] : 0.0;
     }
-    LOOP for (int first = 0; first < rows; first += GROUPS * AHEAD) {
+    constexpr int PART = (rows + CLUSTER - 1) / CLUSTER;  // the rows of a member
+    const int from = member() * PART, to = from + PART < rows ? from + PART : rows;
+    real *own = CLUSTER > 1 ? left() : out.at + from;
+    const int stride = CLUSTER > 1 ? PART : out.stride;
+    LOOP for (int first = from; first < to; first += GROUPS * AHEAD) {
         real a[AHEAD][COLUMNS];
         UNROLL for (int t = 0; t < AHEAD; ++t) {
             const int i = first + group + t * GROUPS;
             const real *row = A + i * n + l;
             UNROLL for (int k = 0; k < COLUMNS; ++k)
-                a[t][k] = i < rows && l + LANES * k < n ? fetched<WRITTEN>(row + LANES * k) : 0.0;
+                a[t][k] = i < to && l + LANES * k < n ? fetched<WRITTEN>(row + LANES * k) : 0.0;
         }
         UNROLL for (int t = 0; t < AHEAD; ++t) {
-            if (first + t * GROUPS >= rows) break;
+            if (first + t * GROUPS >= to) break;
             const int i = first + group + t * GROUPS;
             UNROLL for (int r = 0; r < R; ++r) {
                 real v = 0.0;
                 UNROLL for (int k = 0; k < COLUMNS; ++k) v = accumulate<PRODUCT>(v, a[t][k], entries[r][k]);
                 v = PRODUCT == LARGEST ? lanes_max<LANES>(v) : lanes_sum<LANES>(v);
-                if (l == 0 && i < rows) out.at[r * out.stride + i] = v;
+                if (l == 0 && i < to) own[r * stride + i - from] = v;
             }
         }
     }
+    if (CLUSTER == 1) return;
+    meet_all();
+    LOOP for (int i = thread(); i < rows; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) out.at[r * out.stride + i] = taken(own + r * PART + i % PART, i / PART);
+    turn();
 }
 
 // out_r = A'v_r, or what PRODUCT says, for A (rows, n). n is at most THREADS; several threads share a column where
 // there are enough, and their parts meet. Thread j writes entry j. Call meet() before and after it.
 template <int R, Product PRODUCT, int rows, bool WRITTEN = false> FUNCTION void times_columns(const real *A, Vectors v, Vectors out) {
-    constexpr int SHARES = THREADS / n, EACH = (rows + SHARES - 1) / SHARES, TURNS = (EACH + 15) / 16, DEEP = TURNS ? (EACH + TURNS - 1) / TURNS : 0;
+    constexpr int PART = (rows + CLUSTER - 1) / CLUSTER;  // the rows of a member
+    constexpr int SHARES = THREADS / n, EACH = (PART + SHARES - 1) / SHARES, TURNS = (EACH + 15) / 16, DEEP = TURNS ? (EACH + TURNS - 1) / TURNS : 0;
+    const int from = member() * PART, to = from + PART < rows ? from + PART : rows;
     const int share = thread() / n, j = thread() - share * n;
     real sums[R], *parts = SHARED + PARTS_AT;
     UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
     if (share < SHARES) {
-        LOOP for (int i = share; i < rows; i += DEEP * SHARES) {
+        LOOP for (int i = from + share; i < to; i += DEEP * SHARES) {
             real entry[DEEP > 0 ? DEEP : 1];
             const real *a = A + i * n + j;
-            UNROLL for (int t = 0; t < DEEP; ++t) entry[t] = i + t * SHARES < rows ? fetched<WRITTEN>(a + t * SHARES * n) : 0.0;
+            UNROLL for (int t = 0; t < DEEP; ++t) entry[t] = i + t * SHARES < to ? fetched<WRITTEN>(a + t * SHARES * n) : 0.0;
             UNROLL for (int t = 0; t < DEEP; ++t) {
-                if (i + t * SHARES >= rows) break;
+                if (i + t * SHARES >= to) break;
                 UNROLL for (int r = 0; r < R; ++r)
                     sums[r] = accumulate<PRODUCT>(sums[r], entry[t], v.at[r * v.stride + i + t * SHARES]);
             }
@@ -81,8 +93,21 @@ template <int R, Product PRODUCT, int rows, bool WRITTEN = false> FUNCTION void 
                 sums[r] = PRODUCT == LARGEST ? larger(sums[r], part) : sums[r] + part;
             }
         }
-        UNROLL for (int r = 0; r < R; ++r) out.at[r * out.stride + j] = sums[r];
+        UNROLL for (int r = 0; r < R; ++r) (CLUSTER > 1 ? left() + r * n : out.at + r * out.stride)[j] = sums[r];
     }
+    if (CLUSTER == 1) return;
+    meet_all();
+    if (thread() < n) {
+        UNROLL for (int r = 0; r < R; ++r) {
+            real sum = 0.0;
+            UNROLL for (int k = 0; k < CLUSTER; ++k) {
+                const real part = taken(left() + r * n + thread(), k);
+                sum = PRODUCT == LARGEST ? larger(sum, part) : sum + part;
+            }
+            out.at[r * out.stride + thread()] = sum;
+        }
+    }
+    turn();
 }
 
 #if LARGE

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from cvxlayers.array import constant, namespace
-from cvxlayers.array.cuda import Kernel, available, shared_memory
+from cvxlayers.array.cuda import Kernel, available, multiprocessors, shared_memory
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.cuda import large
 from cvxlayers.solvers.interior_point.cuda.launch import (
@@ -22,6 +23,7 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
     kernel,
     layout,
     linear_launch,
+    members_of,
     solve_launch,
 )
 from cvxlayers.solvers.interior_point.native import Native
@@ -43,14 +45,14 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
     Contiguous float64 CUDA tensors P (B, n, n), q (B, n), A (B, m, n), b (B, m), each with B or 1 in front; what the
     batch shares is read in place. The work is queued on the current stream; nothing waits for it.
     """
-    rows, (m, n) = layout(cone), A.shape[-2:]
-    launch = rows and solve_launch(rows, n, m)
+    rows, (m, n), batch = layout(cone), A.shape[-2:], max(v.shape[0] for v in (P, q, A, b))
+    launch = rows and _clustered(solve_launch, rows, n, m, batch, q.device)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
-    xp, batch = namespace(P, q, A, b), max(v.shape[0] for v in (P, q, A, b))
+    xp = namespace(P, q, A, b)
     kind = {"dtype": q.dtype, "device": q.device}
     x, z, s = (xp.empty((batch, size), **kind) for size in (n, m, m))
-    residuals, workspace = xp.empty((batch, 3), **kind), xp.empty((batch * launch.workspace,), **kind)
+    residuals, workspace = xp.empty((batch, 3), **kind), xp.empty((batch * launch.members * launch.workspace,), **kind)
     status, iterations = (xp.empty((batch,), dtype=xp.int32, device=q.device) for _ in range(2))
     if batch:
         tables = (constant(_table, (rows, name), q).data_ptr() for name in ("starts", "block", "semis", "alphas"))
@@ -77,14 +79,15 @@ def linear_solve(
     gx (R, B, n), gz (R, B, m); ``residual`` (R, B) is relative to the largest entry of a right-hand side. One factor
     serves all R. Elements whose system is singular have a residual that is not small.
     """
-    rows, (m, n) = layout(cone), A.shape[-2:]
-    launch = rows and linear_launch(rows, n, m)
+    rows, (m, n), (several, batch) = layout(cone), A.shape[-2:], gx.shape[:2]
+    launch = rows and _clustered(linear_launch, rows, n, m, batch, gx.device)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
-    xp, (several, batch) = namespace(P, A, z, s), gx.shape[:2]
+    xp = namespace(P, A, z, s)
     wx, wz = xp.empty_like(gx), xp.empty_like(gz)
     residual, workspace = (
-        xp.empty(shape, dtype=gx.dtype, device=gx.device) for shape in ((several, batch), (batch * launch.workspace,))
+        xp.empty(shape, dtype=gx.dtype, device=gx.device)
+        for shape in ((several, batch), (batch * launch.members * launch.workspace,))
     )
     if several * batch:
         tables = (constant(_table, (rows, name), gx).data_ptr() for name in ("starts", "block", "semis", "alphas"))
@@ -124,7 +127,15 @@ def _started(
 ) -> None:
     if resumed is not None:
         arguments.resumed = resumed
-    run(blocks, launch.threads, arguments)
+    run(blocks * launch.members, launch.threads, arguments)
+
+
+def _clustered(
+    launch: Callable[..., Launch | None], rows: Layout, n: int, m: int, batch: int, device: Any
+) -> Launch | None:
+    """How a kernel is started on a device for a batch of this size."""
+    alone = launch(rows, n, m)
+    return launch(rows, n, m, members_of(alone, batch, *multiprocessors(device)))
 
 
 def _stride(v: Array, batch: int) -> int:

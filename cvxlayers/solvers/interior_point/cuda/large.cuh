@@ -15,7 +15,7 @@ struct Resumed {
 
 // Where rows, matrix and factor of this block are. Call it where the header is written, and meet after it.
 DEVICE void place(const Resumed &a) {
-    const long long slot = blockIdx.x;
+    const long long slot = blockIdx.x / CLUSTER;
     if (thread() != 0) return;
     header().rows = a.rows + slot * m * n;
     header().matrix = a.matrix + slot * n * n;
@@ -60,7 +60,7 @@ template <class Load, class Scaled, class Whole, class Stage, class Base>
 DEVICE void gram(Load load, Scaled scaled, Whole whole, Stage stage, Base base) {
     constexpr int PARTS = (n + 31) / 32;
     real *staged = SHARED + STAGED_AT + warp() * stage_stride;
-    LOOP for (int i = warp(); i < m; i += WARPS) {
+    LOOP for (int i = warp() + WARPS * member(); i < m; i += WARPS * CLUSTER) {
         real *out = header().rows + (long long)i * n;
         if (whole(i)) {
             stage(i, staged);
@@ -79,7 +79,7 @@ DEVICE void gram(Load load, Scaled scaled, Whole whole, Stage stage, Base base) 
             if (j < n) out[j] = scaled(i, j, entry[part]);
         }
     }
-    LOOP for (int i = warp(); i < n; i += WARPS) {
+    LOOP for (int i = warp() + WARPS * member(); i < n; i += WARPS * CLUSTER) {
         real *out = header().matrix + (long long)i * n, entry[PARTS];
         UNROLL for (int part = 0; part < PARTS; ++part) {
             const int j = lane() + 32 * part;
@@ -92,17 +92,36 @@ DEVICE void gram(Load load, Scaled scaled, Whole whole, Stage stage, Base base) 
     }
 }
 
-// With M the rows start : stop and the columns from : from + count of the factor, y becomes M'y at these columns, if they
-// are its diagonal block's (OWN), else y less M'y. SHARES threads share a column. Begins after a meeting; ends with one.
+// What the members have updated of y becomes known to all: chunks of 32 entries go round them. Ends with a meeting.
+constexpr int CHUNKED = 32;
+static_assert(BLOCK % (CHUNKED * CLUSTER) == 0, "each member has a part of a block");
+
+template <int R> DEVICE void share(real *y, int start, int stop) {
+    if (CLUSTER == 1) return;
+    real *own = left();
+    LOOP for (int i = start + thread(); i < stop; i += THREADS)
+        if (i / CHUNKED % CLUSTER == member()) UNROLL for (int r = 0; r < R; ++r) own[r * BLOCK + i - start] = y[r * size + i];
+    meet_all();
+    LOOP for (int i = start + thread(); i < stop; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) y[r * size + i] = taken(own + r * BLOCK + i - start, i / CHUNKED % CLUSTER);
+    turn();
+}
+
+// The k-th row or column of this member from `first` on, which begins a block.
+DEVICE int of_member(int first, int k) { return first + (k / CHUNKED * CLUSTER + member()) * CHUNKED + k % CHUNKED; }
+
+// With M the rows start : stop and, from column `from` on, `count` columns of the factor, y becomes M'y at these columns if
+// they are its diagonal block's (OWN), which every member does; else y less M'y, at those of this member. SHARES threads
+// share a column. Begins after a meeting; ends with one.
 template <int R, int SHARES, bool OWN>
 DEVICE void add_columns(const real *L, real *y, int start, int stop, int from, int count, real *parts) {
     constexpr int DEEP = 16;
-    const int share = thread() / count, j = from + thread() - share * count;
-    const bool takes = share < SHARES && j < n;
+    const int part = thread() / count, k = thread() - part * count, j = OWN ? from + k : of_member(from, k);
+    const bool takes = part < SHARES && j < n;
     real sums[R];
     UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
     if (takes) {
-        LOOP for (int first = start + share; first < stop; first += DEEP * SHARES) {
+        LOOP for (int first = start + part; first < stop; first += DEEP * SHARES) {
             real entry[DEEP];
             UNROLL for (int u = 0; u < DEEP; ++u) {
                 const int i = first + u * SHARES;
@@ -114,13 +133,12 @@ DEVICE void add_columns(const real *L, real *y, int start, int stop, int from, i
                 UNROLL for (int r = 0; r < R; ++r) sums[r] += entry[u] * y[r * size + i];
             }
         }
-        if (SHARES > 1)
-            UNROLL for (int r = 0; r < R; ++r) parts[(r * SHARES + share) * count + j - from] = sums[r];
+        if (SHARES > 1) UNROLL for (int r = 0; r < R; ++r) parts[(r * SHARES + part) * count + k] = sums[r];
     }
     meet();
-    if (takes && share == 0) {
+    if (takes && part == 0) {
         UNROLL for (int other = 1; other < SHARES; ++other)
-            UNROLL for (int r = 0; r < R; ++r) sums[r] += parts[(r * SHARES + other) * count + j - from];
+            UNROLL for (int r = 0; r < R; ++r) sums[r] += parts[(r * SHARES + other) * count + k];
         UNROLL for (int r = 0; r < R; ++r) y[r * size + j] = OWN ? sums[r] : y[r * size + j] - sums[r];
     }
     meet();
@@ -136,6 +154,7 @@ template <int R> FUNCTION void solve_factored(real *y) {
     // L y: a warp takes a row. Of each block, its own entries of y first, then what they take from those after it.
     LOOP for (int start = 0; start < n; start += BLOCK) {
         const int stop = start + BLOCK < n ? start + BLOCK : n;
+        if (start > 0) share<R>(y, start, stop);
         real own[EACH][R];
         UNROLL for (int u = 0; u < EACH; ++u) {
             const int i = start + warp() + u * WARPS;
@@ -163,14 +182,14 @@ template <int R> FUNCTION void solve_factored(real *y) {
         real above[R][PARTS];
         UNROLL for (int r = 0; r < R; ++r)
             UNROLL for (int k = 0; k < PARTS; ++k) above[r][k] = y[r * size + start + lane() + 32 * k];
-        LOOP for (int first = stop + warp(); first < n; first += AHEAD * WARPS) {
+        LOOP for (int first = warp(); of_member(stop, first) < n; first += AHEAD * WARPS) {
             real entry[AHEAD][PARTS];
             UNROLL for (int u = 0; u < AHEAD; ++u) {
-                const int i = first + u * WARPS;
+                const int i = of_member(stop, first + u * WARPS);
                 UNROLL for (int k = 0; k < PARTS; ++k) entry[u][k] = i < n ? GLOBAL(L + i * n + start + lane() + 32 * k) : 0.0;
             }
             UNROLL for (int u = 0; u < AHEAD; ++u) {
-                const int i = first + u * WARPS;
+                const int i = of_member(stop, first + u * WARPS);
                 UNROLL for (int r = 0; r < R; ++r) {
                     real sum = 0.0;
                     UNROLL for (int k = 0; k < PARTS; ++k) sum += entry[u][k] * above[r][k];
@@ -184,14 +203,15 @@ template <int R> FUNCTION void solve_factored(real *y) {
     // L'x: a thread takes a column, or several share it.
     LOOP for (int start = (n - 1) / BLOCK * BLOCK; start >= 0; start -= BLOCK) {
         const int stop = start + BLOCK < n ? start + BLOCK : n;
+        if (stop < n) share<R>(y, start, stop);
         add_columns<R, SHARES, true>(L, y, start, stop, start, BLOCK, parts);
         if (start == 0) break;
-        const int shares = THREADS / start;
+        const int columns = start / CLUSTER, shares = THREADS / columns;
         if (shares >= 4)
-            add_columns<R, 4, false>(L, y, start, stop, 0, start, parts);
+            add_columns<R, 4, false>(L, y, start, stop, 0, columns, parts);
         else if (shares >= 2)
-            add_columns<R, 2, false>(L, y, start, stop, 0, start, parts);
+            add_columns<R, 2, false>(L, y, start, stop, 0, columns, parts);
         else
-            add_columns<R, 1, false>(L, y, start, stop, 0, start, parts);
+            add_columns<R, 1, false>(L, y, start, stop, 0, columns, parts);
     }
 }

@@ -152,6 +152,7 @@ class Launch:
     workspace: int  # float64 numbers of one problem
     macros: tuple[tuple[str, int], ...]  # what the text is compiled with
     large: bool = False  # whether it stops where a factor is needed; see large.py
+    members: int = 1  # blocks that work on a problem
 
 
 _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, and the tiles of a warp
@@ -163,18 +164,25 @@ _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, a
     (MOST_COLUMNS, 512, 32, 3),
     (MOST_LARGE_COLUMNS, 512, 32, 1),
 )
-_HEADER = 14  # numbers, as in layout.cuh
+_HEADER = 16  # numbers, as in layout.cuh
 _HEAD = 64  # of a saved state, as in large.cuh
 
 
-def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
-    """How `solve` is started; None where it does not fit."""
-    return _launch(rows, n, m, (5, 8), (9, 8), even(rows.socs) + 18 * rows.threes)
+def solve_launch(rows: Layout, n: int, m: int, members: int = 1) -> Launch | None:
+    """How `solve` is started, a cluster of ``members`` blocks for each problem; None where it does not fit."""
+    return _launch(rows, n, m, (5, 8), (9, 8), even(rows.socs) + 18 * rows.threes, members)
 
 
-def linear_launch(rows: Layout, n: int, m: int) -> Launch | None:
+def linear_launch(rows: Layout, n: int, m: int, members: int = 1) -> Launch | None:
     """How `linear_solve` is started; None where it does not fit."""
-    return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes))
+    return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes), members)
+
+
+def members_of(launch: Launch | None, batch: int, multiprocessors: int, clusters: bool) -> int:
+    """How many blocks should work on a problem of a batch: with fewer, multiprocessors would have none."""
+    if launch is None or not launch.large or not clusters:
+        return 1
+    return next((k for k in (4, 2) if k * batch <= multiprocessors), 1)
 
 
 @lru_cache(maxsize=1)
@@ -187,7 +195,9 @@ def factor_launch() -> Launch:
 
 
 @lru_cache(maxsize=256)
-def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int], cones: int) -> Launch | None:
+def _launch(
+    rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int], cones: int, members: int
+) -> Launch | None:
     """``wide`` and ``tall`` count the vectors of n and of m: those kept, and those dead while the matrix is formed.
 
     ``cones`` counts the numbers that the scalings of curved cones take.
@@ -199,7 +209,8 @@ def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int
     size, height, warps = 8 * blocks, even(m), threads // 32
     large = n > MOST_COLUMNS
     factor = 0 if large else blocks * (blocks + 1) // 2 * 64
-    fixed = _HEADER + factor + size + (warps + 1) * 16 + 2 * threads + wide[0] * size
+    exchange = 4 * max(size, even(-(-m // members))) if members > 1 else 0  # two vectors of a member, in two places
+    fixed = _HEADER + factor + size + (warps + 1) * 16 + 2 * threads + exchange + wide[0] * size
     for chunk, shared in ((16, True), (8, True), (16, False), (8, False)):
         if large and chunk < warps:  # a staged row for each warp
             continue
@@ -227,8 +238,9 @@ def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int
         "ORDER": order, "THREES": rows.threes, "EXPONENTIALS": rows.exponentials,
         "THREADS": threads, "LANES": lanes, "TILES": tiles, "CHUNK": chunk, "RESIDENT": resident, "TALL": int(shared),
         "LARGE": int(large), "BLOCK": FACTOR_BLOCK, "STATE_AT": state, "KEPT": kept,
+        "CLUSTER": members, "EXCHANGE": exchange,
     }  # fmt: skip
-    return Launch(threads, used, workspace, tuple(macros.items()), large)
+    return Launch(threads, used, workspace, tuple(macros.items()), large, members)
 
 
 def even(count: int) -> int:

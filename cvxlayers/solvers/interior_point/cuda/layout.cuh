@@ -3,8 +3,8 @@
 // The shape is compiled in, so that addresses are constants: VARIABLES and ROWS, the rows of the cones (ZEROS, LINEAR,
 // ROUND, SEMI: the first row after the zero, the nonnegative, the second-order and the semidefinite cones), the numbers
 // of cones SOCS, SEMIS, THREES and EXPONENTIALS, and the sizes of semidefinite ones (see semidefinite.cuh).
-// `launch.py` knows the same sizes; TALL says whether the vectors of ROWS are in shared memory, too, and LARGE whether the
-// factor is not (see large.cuh).
+// `launch.py` knows the same sizes; TALL says whether the vectors of ROWS are in shared memory, too, LARGE whether the factor
+// is not (see large.cuh), and CLUSTER how many blocks work on a problem.
 #pragma once
 #include "block.cuh"
 
@@ -25,16 +25,18 @@ struct Header {
     int quadratic, refinements;
     real *rows, *matrix;        // see large.cuh
     const real *factor;
+    long long turn;             // see cluster.cuh
 };
 
-constexpr int HEADER = 14;  // doubles that the header takes
+constexpr int HEADER = 16;  // doubles that the header takes
 static_assert(sizeof(Header) <= 8 * HEADER, "make room for the header");
 
 constexpr int FACTOR_AT = HEADER;
 constexpr int PIVOTS_AT = FACTOR_AT + (LARGE ? 0 : tiles * (tiles + 1) / 2 * 64);
 constexpr int REDUCE_AT = PIVOTS_AT + size;
 constexpr int PARTS_AT = REDUCE_AT + REDUCE_SIZE;
-constexpr int WIDE_AT = PARTS_AT + 2 * THREADS;
+constexpr int EXCHANGE_AT = PARTS_AT + 2 * THREADS;
+constexpr int WIDE_AT = EXCHANGE_AT + EXCHANGE;
 constexpr int STAGED_AT = WIDE_AT + WIDE_KEPT * size;  // staged rows lie over what is dead while the matrix is formed
 constexpr int STAGED = CHUNK * stage_stride;
 constexpr int PASSING = WIDE_PASSING * size + (TALL ? TALL_PASSING * tall : 0);
@@ -59,6 +61,8 @@ DEVICE real *tall_kept(int k) {
     if (TALL) return SHARED + KEPT_AT + k * tall;
     return header().workspace + (TALL_PASSING + k) * tall;
 }
+
+#include "cluster.cuh"
 
 template <int SUMS, int MAXIMA> DEVICE void reduce(real (&sums)[SUMS], real (&maxima)[MAXIMA]) {
     reduce(SHARED + REDUCE_AT, sums, maxima);

@@ -112,7 +112,7 @@ FUNCTION void refine() {
 
 // The problem of this block.
 #if LARGE
-DEVICE int element(const Arguments &a) { return a.resumed.elements[blockIdx.x]; }
+DEVICE int element(const Arguments &a) { return a.resumed.elements[blockIdx.x / CLUSTER]; }
 #else
 DEVICE int element(const Arguments &) { return blockIdx.x; }
 #endif
@@ -182,21 +182,23 @@ DEVICE void solve_all(const Arguments &a) {
             worst = next;
             if (slow) break;
         }
-        LOOP for (int j = thread(); j < n; j += THREADS) a.wx[at * n + j] = d()[j] * X()[j];
-        LOOP for (int i = thread(); i < m; i += THREADS) a.wz[at * m + i] = e()[i] * Z()[i] / c;
-        if (thread() == 0) a.residual[at] = largest > 0.0 ? worst / largest : 0.0;
+        if (member() == 0) {
+            LOOP for (int j = thread(); j < n; j += THREADS) a.wx[at * n + j] = d()[j] * X()[j];
+            LOOP for (int i = thread(); i < m; i += THREADS) a.wz[at * m + i] = e()[i] * Z()[i] / c;
+            if (thread() == 0) a.residual[at] = largest > 0.0 ? worst / largest : 0.0;
+        }
         meet();
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) linear_solve(const Arguments a) {
+extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) linear_solve(const Arguments a) {
     const long long B = element(a);
     if (thread() == 0) {
         Header &here = header();
         here.P = a.P + B * a.P_stride, here.A = a.A + B * a.A_stride;
         here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
-        here.workspace = a.workspace + B * a.workspace_stride;
-        here.quadratic = a.quadratic;
+        here.workspace = a.workspace + (B * CLUSTER + member()) * a.workspace_stride;
+        here.quadratic = a.quadratic, here.turn = 0;
     }
 #if LARGE
     place(a.resumed);
@@ -205,6 +207,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) linear_solve(con
         prepare(a), save(none = 0.0);
     else
         restore(none), solve_all(a);
+    meet_all();  // until the others have taken what this one left
 #else
     prepare(a);
     solve_all(a);

@@ -69,11 +69,12 @@ FUNCTION bool equilibrate() {
         d()[j] = 1.0, x()[j] = 0.0;
         if (j < n) bad += 0.0 * GLOBAL(q + j);
     }
-    UNROLL_4 for (int k = thread(); k < m * n; k += THREADS) bad += 0.0 * GLOBAL(A + k);
+    const int first = thread() + THREADS * member(), step = THREADS * CLUSTER;
+    UNROLL_4 for (int k = first; k < m * n; k += step) bad += 0.0 * GLOBAL(A + k);
     if (quadratic) {
-        UNROLL_4 for (int k = thread(); k < n * n; k += THREADS) bad += 0.0 * GLOBAL(P + k);
+        UNROLL_4 for (int k = first; k < n * n; k += step) bad += 0.0 * GLOBAL(P + k);
     }
-    if (!(reduced_sum(bad) == 0.0)) return false;
+    if (!(sum_of_members(reduced_sum(bad)) == 0.0)) return false;
 
     balance(quadratic);
     real sums[1] = {0.0}, maxima[1] = {0.0};
@@ -462,7 +463,7 @@ DEVICE real longest(const real *dz, real tau, real dtau, real kappa, real dkappa
 
 // The problem of this block.
 #if LARGE
-DEVICE int element(const Arguments &a) { return a.resumed.elements[blockIdx.x]; }
+DEVICE int element(const Arguments &a) { return a.resumed.elements[blockIdx.x / CLUSTER]; }
 #else
 DEVICE int element(const Arguments &) { return blockIdx.x; }
 #endif
@@ -470,6 +471,7 @@ DEVICE int element(const Arguments &) { return blockIdx.x; }
 // The point as it goes out, `by` times the iterate and unscaled; NaN for what is not asked for.
 FUNCTION void store(const Arguments &a, real by, bool primal, bool dual) {
     const long long B = element(a);
+    if (member() != 0) return;
     LOOP for (int j = thread(); j < n; j += THREADS) a.x[B * n + j] = primal ? d()[j] * x()[j] * by : NAN;
     LOOP for (int i = thread(); i < m; i += THREADS) {
         const real scale = e()[i];
@@ -623,7 +625,7 @@ DEVICE void conclude(const Arguments &a, Progress &p) {
     if (p.status != INFEASIBLE && p.status != UNBOUNDED && p.best < 1e300)
         p.status = p.best <= 10.0 * a.tol ? SOLVED : INACCURATE;
     if (p.status >= MAX_ITERATIONS) store(a, 1.0, false, false);
-    if (thread() == 0) {
+    if (thread() == 0 && member() == 0) {
         a.status[B] = p.status, a.iterations[B] = p.iteration;
         a.residuals[3 * B] = p.primal, a.residuals[3 * B + 1] = p.dual, a.residuals[3 * B + 2] = p.gap;
     }
@@ -631,15 +633,15 @@ DEVICE void conclude(const Arguments &a, Progress &p) {
 
 constexpr bool SYMMETRIC = THREES == 0;
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Arguments a) {
+extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) solve(const Arguments a) {
     const long long B = element(a);
     if (thread() == 0) {
         Header &here = header();
         here.P = a.P + B * a.P_stride, here.q = a.q + B * a.q_stride;
         here.A = a.A + B * a.A_stride, here.b = a.b + B * a.b_stride;
         here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
-        here.workspace = a.workspace + B * a.workspace_stride;
-        here.c = 1.0, here.quadratic = a.quadratic, here.refinements = 0;
+        here.workspace = a.workspace + (B * CLUSTER + member()) * a.workspace_stride;
+        here.c = 1.0, here.quadratic = a.quadratic, here.refinements = 0, here.turn = 0;
     }
     Progress p;
 #if LARGE
@@ -665,7 +667,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Argu
         factor_kkt(), save(p);
     else
         conclude(a, p);
-    if (thread() == 0) a.resumed.going[B] = going;
+    meet_all();  // until the others have taken what this one left
+    if (thread() == 0 && member() == 0) a.resumed.going[B] = going;
 #else
     meet();
     if (begin(p)) {
