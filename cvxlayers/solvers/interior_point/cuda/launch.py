@@ -209,7 +209,7 @@ def _launch(
     size, height, warps = 8 * blocks, even(m), threads // 32
     large = n > MOST_COLUMNS
     factor = 0 if large else blocks * (blocks + 1) // 2 * 64
-    exchange = 4 * max(size, even(-(-m // members))) if members > 1 else 0  # two vectors of a member, in two places
+    exchange = 4 * max(size, FACTOR_BLOCK, even(-(-m // members))) if members > 1 else 0  # two vectors of a member, in two places
     fixed = _HEADER + factor + size + (warps + 1) * 16 + 2 * threads + exchange + wide[0] * size
     for chunk, shared in ((16, True), (8, True), (16, False), (8, False)):
         if large and chunk < warps:  # a staged row for each warp
