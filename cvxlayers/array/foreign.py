@@ -5,7 +5,7 @@ and on which stream the work has to be queued. The structures are those of ``xla
 ``jax.ffi.include_dir()``, as far as they have stayed the same since its version 0.1; each begins with its size, and a
 frame that is smaller than it should be is refused.
 
-Nothing here needs JAX: `cvxlayers.array.jax_cuda` registers `HANDLER`.
+`cvxlayers.array.jax_cuda` registers `HANDLER`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 _MAJOR = 0  # of the interface
@@ -136,11 +138,11 @@ def key_of(task: Task) -> int:
 def _handle(address: int) -> int | None:
     """The handler: the task whose key the call has, on the addresses that the frame says."""
     frame = _Frame.from_address(address)
+    if frame.extension and _Extension.from_address(frame.extension).type == _METADATA:
+        return _answer(frame)
     api = frame.api.contents
     try:
         _check(frame, api)
-        if frame.extension and (kind := _Extension.from_address(frame.extension)).type == _METADATA:
-            return _answer(frame.extension, kind.struct_size, api)
         if frame.stage != _EXECUTE:
             raise RuntimeError(f"there is nothing to do in stage {frame.stage}")
         task = _TASKS.get(_key(frame.attributes))
@@ -157,6 +159,30 @@ def _handle(address: int) -> int | None:
     return None
 
 
+def _answer(frame: _Frame) -> None:
+    """Say that the handler is of the version that asks: what it reads is the same in all of them.
+
+    XLA refuses a handler whose version it does not know. Older ones hand over no functions to read theirs from.
+    """
+    extension = _MetadataExtension.from_address(frame.extension)
+    if extension.base.struct_size < ctypes.sizeof(_MetadataExtension):
+        return
+    metadata, known = extension.metadata.contents, frame.api.contents.version if frame.api else None
+    metadata.version.struct_size, metadata.version.extension = ctypes.sizeof(_Version), None
+    metadata.version.major = _MAJOR
+    metadata.version.minor = known.minor if known else _minor()
+    metadata.traits = 0
+
+
+@cache
+def _minor() -> int:
+    """The minor version of the interface according to the headers that came with JAX."""
+    from jax import ffi
+
+    text = Path(ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
+    return next(int(line.split()[-1]) for line in text.splitlines() if line.startswith("#define XLA_FFI_API_MINOR "))
+
+
 def _check(frame: _Frame, api: _Api) -> None:
     """Refuse structures that are smaller than those above."""
     pairs = ((frame, _Frame), (api, _Api), (frame.operands, _Values), (frame.results, _Values))
@@ -166,16 +192,6 @@ def _check(frame: _Frame, api: _Api) -> None:
             raise RuntimeError(f"XLA's {kind.__name__[1:]} has {value.struct_size} bytes, which is too few")
     if api.version.major != _MAJOR:
         raise RuntimeError(f"version {api.version.major} of XLA's foreign functions is not known")
-
-
-def _answer(extension: int, size: int, api: _Api) -> None:
-    """Say that the handler is of the version that asks: what it reads is the same in all of them."""
-    if size < ctypes.sizeof(_MetadataExtension):
-        raise RuntimeError("XLA asks for metadata in an unknown way")
-    metadata = _MetadataExtension.from_address(extension).metadata.contents
-    metadata.version.struct_size, metadata.version.extension = ctypes.sizeof(_Version), None
-    metadata.version.major, metadata.version.minor = api.version.major, api.version.minor
-    metadata.traits = 0
 
 
 def _key(attributes: _Attributes) -> int:

@@ -52,10 +52,13 @@ class _Nothing:
 
 @cache
 def register(platform: str) -> bool:
-    """Make XLA know the target on a platform; False where JAX is too old."""
+    """Make XLA know the target on a platform whose devices are there; False where it does not take it."""
     if ffi is None:
         return False
-    ffi.register_ffi_target(TARGET, ffi.pycapsule(cast(foreign.HANDLER, c_void_p).value), platform=platform)
+    try:
+        ffi.register_ffi_target(TARGET, ffi.pycapsule(cast(foreign.HANDLER, c_void_p).value), platform=platform)
+    except Exception:  # XLA of a version that knows no such handlers
+        return False
     return True
 
 
