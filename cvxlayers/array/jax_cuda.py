@@ -7,17 +7,11 @@ from ctypes import c_void_p, cast
 from functools import cache
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.custom_batching import custom_vmap
 
 from cvxlayers.array import cuda, foreign
 
-try:
-    from jax import ffi
-except ImportError:  # JAX before 0.5
-    ffi: Any = None
+Array = Any
 
 TARGET = "cvxlayers"
 PLATFORM = "cuda"  # for which programs with kernels are compiled
@@ -25,7 +19,9 @@ PLATFORM = "cuda"  # for which programs with kernels are compiled
 
 @cache
 def devices() -> tuple[Any, ...]:
-    """The GPUs of this process, if kernels run on all of them, started by XLA; else none."""
+    """JAX's GPUs in this process, if kernels run on all of them, started by XLA; else none."""
+    import jax
+
     try:
         found = tuple(jax.local_devices(backend="cuda"))
     except RuntimeError:  # JAX has no such devices
@@ -53,7 +49,9 @@ class _Nothing:
 @cache
 def register(platform: str) -> bool:
     """Make XLA know the target on a platform whose devices are there; False where it does not take it."""
-    if ffi is None:
+    try:
+        from jax import ffi
+    except ImportError:  # JAX before 0.5
         return False
     try:
         ffi.register_ffi_target(TARGET, ffi.pycapsule(cast(foreign.HANDLER, c_void_p).value), platform=platform)
@@ -63,9 +61,12 @@ def register(platform: str) -> bool:
 
 
 def call(
-    task: foreign.Task, operands: Sequence[jax.Array], results: Sequence[tuple[tuple[int, ...], Any]]
-) -> tuple[jax.Array, ...]:
+    task: foreign.Task, operands: Sequence[Array], results: Sequence[tuple[tuple[int, ...], Any]]
+) -> tuple[Array, ...]:
     """What ``task`` writes: arrays of the shapes and dtypes in ``results``. Operands are contiguous."""
+    import jax
+    from jax import ffi
+
     shapes = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in results)
     return tuple(ffi.ffi_call(TARGET, shapes)(*operands, key=np.int64(foreign.key_of(task))))
 
@@ -73,10 +74,10 @@ def call(
 def on_cuda(
     kernel: Callable[..., tuple],
     otherwise: Callable[..., tuple],
-    args: Sequence[jax.Array],
+    args: Sequence[Array],
     axes: Sequence[int],
     axes_out: Sequence[int],
-) -> tuple[jax.Array, ...]:
+) -> tuple[Array, ...]:
     """``kernel(*args)`` in programs for CUDA, ``otherwise(*args)``, the same in array operations, in all others.
 
     ``axes`` says which axis of each argument is the batch, of one length or of length one; where it is not the first,
@@ -84,19 +85,22 @@ def on_cuda(
     results. An axis that ``vmap`` adds becomes part of the batch; where it adds one to the arguments with right-hand
     sides alone, there are more of these. So kernels see batches only, and what is shared is not copied.
     """
+    import jax
+    import jax.numpy as jnp
+    from jax.custom_batching import custom_vmap
 
     @custom_vmap
-    def run(*args: jax.Array) -> tuple[jax.Array, ...]:
+    def run(*args: Array) -> tuple[Array, ...]:
         return tuple(jax.lax.platform_dependent(*args, **{PLATFORM: kernel}, default=otherwise))
 
     @run.def_vmap
-    def rule(size: int, mapped: Sequence[bool], *args: jax.Array) -> tuple[tuple[jax.Array, ...], tuple[bool, ...]]:
+    def rule(size: int, mapped: Sequence[bool], *args: Array) -> tuple[tuple[Array, ...], tuple[bool, ...]]:
         own = [x.shape[1:] if new else x.shape for x, new in zip(args, mapped, strict=True)]
         batch = max(shape[axis] for shape, axis in zip(own, axes, strict=True))
         several = not any(new for new, axis in zip(mapped, axes, strict=True) if axis == 0)
         inner = max(shape[0] for shape, axis in zip(own, axes, strict=True) if axis) if several else batch
 
-        def merged(x: jax.Array, new: bool, axis: int) -> jax.Array:
+        def merged(x: Array, new: bool, axis: int) -> Array:
             at = 0 if several else axis  # the axis that the new one becomes part of
             if not new and axis == 0 and (several or x.shape[0] == 1):
                 return x
@@ -107,7 +111,7 @@ def on_cuda(
             x = jnp.moveaxis(x, 0, at)
             return x.reshape(*x.shape[:at], x.shape[at] * x.shape[at + 1], *x.shape[at + 2 :])
 
-        def apart(y: jax.Array, axis: int) -> jax.Array:
+        def apart(y: Array, axis: int) -> Array:
             at = 0 if several else axis
             return jnp.moveaxis(y.reshape(*y.shape[:at], size, inner, *y.shape[at + 1 :]), at, 0)
 

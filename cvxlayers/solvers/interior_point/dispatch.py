@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_jax_array, is_torch_array
 
-from cvxlayers.array import namespace, stop_gradient
+from cvxlayers.array import jax_cuda, namespace, stop_gradient
 from cvxlayers.array.cuda import of_jax
 from cvxlayers.conic import array_kkt, array_newton
 from cvxlayers.sets import Product
@@ -136,8 +136,6 @@ def _fused(cone: Product, A: Array, settings: Native) -> bool:
 def _takes(cone: Product, n: int, m: int, devices: Sequence[Any] | None) -> bool:
     """Whether they run on all of these devices; None stands for those of JAX, which says late where it will compute."""
     if devices is None:
-        from cvxlayers.array import jax_cuda
-
         devices = jax_cuda.devices()
     return bool(devices) and all(cuda.fits(cone, n, m, device) for device in devices)
 
@@ -152,8 +150,6 @@ def _on_cuda(
     """``kernel(*args)`` where the arrays are on a GPU; see `cvxlayers.array.jax_cuda.on_cuda`, which has the rest."""
     if not is_jax_array(args[0]):
         return kernel(*args)
-    from cvxlayers.array import jax_cuda
-
     return jax_cuda.on_cuda(kernel, otherwise, args, axes, axes_out)
 
 

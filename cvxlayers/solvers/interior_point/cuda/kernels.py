@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_jax_array
 
-from cvxlayers.array import constant, namespace
+from cvxlayers.array import constant, jax_cuda, namespace
 from cvxlayers.array.cuda import Kernel, available, device_of, multiprocessors, of_jax, shared_memory
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.cuda import large
@@ -188,8 +188,6 @@ def _clustered(
 
 def _by_xla(start: Start, operands: Sequence[Array], results: Sequence[tuple[tuple[int, ...], str]]) -> Sequence[Array]:
     """The results as XLA computes them, in a program for CUDA."""
-    from cvxlayers.array import jax_cuda
-
     for device in jax_cuda.devices():  # compiled here rather than while a program runs
         kernel(start.name, start.launch, device.local_hardware_id)
     return jax_cuda.call(start, operands, results)
