@@ -90,7 +90,7 @@ def _index(device: Any) -> int | None:
     if isinstance(device, int):
         return device
     if of_jax(device):
-        return device.local_hardware_id if device.platform == "gpu" else None
+        return device.local_hardware_id if device.platform in ("gpu", "cuda") else None
     import torch
 
     device = torch.device(device)

@@ -24,7 +24,7 @@ jnp = jax.numpy
 
 @pytest.fixture(autouse=True)
 def gpu():
-    if jax.default_backend() != "gpu":
+    if jax.default_backend() not in ("gpu", "cuda"):
         pytest.skip("JAX has no GPU")
 
 
