@@ -13,6 +13,7 @@ import numpy as np
 from cvxlayers.array.cuda import Kernel
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
 
+FOLDER = Path(__file__).parent
 SHARED_BYTES = 227 * 1024  # of one block, on the GPUs that have the most
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_LARGE_COLUMNS = 512  # of matrices whose factor is made between two parts of a kernel: one for each thread
@@ -251,4 +252,4 @@ def even(count: int) -> int:
 @cache
 def kernel(name: str, launch: Launch, device: Any) -> Kernel:
     """The kernel of a file, compiled for one shape and one device."""
-    return Kernel(Path(__file__).parent / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)
+    return Kernel(FOLDER / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)
