@@ -128,6 +128,22 @@ def multiprocessors(device: Any) -> tuple[int, bool]:
     return _attribute(index, "MULTIPROCESSOR_COUNT"), _attribute(index, "COMPUTE_CAPABILITY_MAJOR") >= 9
 
 
+@contextmanager
+def side_streams(device: Any, count: int) -> Iterator[list[Any]]:
+    """Streams of PyTorch that go on from where the current one is, which waits for them at the end."""
+    import torch
+
+    current = torch.cuda.current_stream(device)
+    streams = [torch.cuda.Stream(device) for _ in range(count)]
+    for stream in streams:
+        stream.wait_stream(current)
+    try:
+        yield streams
+    finally:
+        for stream in streams:
+            current.wait_stream(stream)
+
+
 def cache_folder() -> Path:
     """Where machine code is kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cvxlayers" / "cuda"

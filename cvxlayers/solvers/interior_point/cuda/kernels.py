@@ -183,7 +183,7 @@ def _clustered(
     alone = launch(rows, n, m)
     if alone is None or not alone.large:
         return alone
-    return launch(rows, n, m, members_of(alone, batch, *multiprocessors(like.device)))
+    return launch(rows, n, m, members_of(alone, large.portion(n, m, batch), *multiprocessors(like.device)))
 
 
 def _by_xla(start: Start, operands: Sequence[Array], results: Sequence[tuple[tuple[int, ...], str]]) -> Sequence[Array]:

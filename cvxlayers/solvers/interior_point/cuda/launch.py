@@ -19,6 +19,7 @@ MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_LARGE_COLUMNS = 512  # of matrices whose factor is made between two parts of a kernel: one for each thread
 MOST_ROWS = 4096
 FACTOR_BLOCK = 128  # rows of a diagonal block of larger matrices
+FILLED = 0.9  # of all multiprocessors: what clusters of four are sure to reach
 MOST_ORDER = 32  # of a semidefinite cone: the lanes of a warp
 
 
@@ -180,10 +181,13 @@ def linear_launch(rows: Layout, n: int, m: int, members: int = 1) -> Launch | No
 
 
 def members_of(launch: Launch | None, batch: int, multiprocessors: int, clusters: bool) -> int:
-    """How many blocks should work on a problem of a batch: with fewer, multiprocessors would have none."""
+    """How many blocks should work on a problem of a batch: with fewer, multiprocessors would have none.
+
+    The multiprocessors of a GPU lie in groups, which clusters do not fill altogether.
+    """
     if launch is None or not launch.large or not clusters:
         return 1
-    return next((k for k in (4, 2) if k * batch <= multiprocessors), 1)
+    return next((k for k in (4, 2) if k * batch <= FILLED * multiprocessors), 1)
 
 
 @lru_cache(maxsize=1)
@@ -210,7 +214,9 @@ def _launch(
     size, height, warps = 8 * blocks, even(m), threads // 32
     large = n > MOST_COLUMNS
     factor = 0 if large else blocks * (blocks + 1) // 2 * 64
-    exchange = 4 * max(size, FACTOR_BLOCK, even(-(-m // members))) if members > 1 else 0  # two vectors of a member, in two places
+    exchange = (
+        4 * max(size, FACTOR_BLOCK, even(-(-m // members))) if members > 1 else 0
+    )  # two vectors of a member, in two places
     fixed = _HEADER + factor + size + (warps + 1) * 16 + 2 * threads + exchange + wide[0] * size
     for chunk, shared in ((16, True), (8, True), (16, False), (8, False)):
         if large and chunk < warps:  # a staged row for each warp
