@@ -36,6 +36,8 @@ def form(cone: Product, n: int, m: int, device: Any, settings: Native) -> str:
     """In which form the method runs for float64 arrays on a device of PyTorch or JAX, in words."""
     jax = of_jax(device)
     if settings.compiled and settings.precision == "float64" and _takes(cone, n, m, None if jax else (device,)):
+        if cuda.in_parts(cone, n, m):
+            return "by kernels in parts, with matrix products between them"
         return "by kernels, one thread block for each problem"
     if jax:
         return "by array operations, compiled by XLA"

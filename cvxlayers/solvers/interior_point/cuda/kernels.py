@@ -75,6 +75,13 @@ def fits(cone: Product, n: int, m: int, device: Any) -> bool:
     return available(device) and launch.shared_bytes <= shared_memory(device)
 
 
+def in_parts(cone: Product, n: int, m: int) -> bool:
+    """Whether `solve` stops where it needs a factor; see `large`."""
+    rows = layout(cone)
+    launch = rows and solve_launch(rows, n, m)
+    return bool(launch and launch.large)
+
+
 def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native) -> Outcome:
     """Minimize (1/2)x'Px + q'x subject to Ax + s = b, s in K, for a batch, where `fits`.
 
