@@ -13,6 +13,7 @@ import numpy as np
 
 import cvxlayers.solvers.interior_point.cuda.launch as launching
 from cvxlayers.sets import Product
+from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
 from cvxlayers.solvers.interior_point.outcome import Outcome
 
 COMPILER = shutil.which("g++")
@@ -60,6 +61,10 @@ def _address(array: np.ndarray) -> int:
     return array.ctypes.data
 
 
+def _table(sparsity: Sparsity | None) -> int | None:
+    return None if sparsity is None else _address(sparsity.table)
+
+
 def _stride(array: np.ndarray, batch: int) -> int:
     return 0 if len(array) == 1 < batch else array[0].size
 
@@ -68,12 +73,15 @@ def _plain(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.ascontiguousarray(v, dtype=float) for v in arrays)
 
 
-def solve(cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False, workspace: bool = False) -> Outcome:
+def solve(
+    cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False, workspace: bool = False,
+    sparsity: Sparsity | None = None,
+) -> Outcome:  # fmt: skip
     """`cvxlayers.solvers.interior_point.cuda.solve` on NumPy arrays."""
     P, q, A, b = _plain(P, q, A, b)
     rows, (m, n) = launching.layout(cone), A.shape[-2:]
     assert rows is not None
-    launch = launching.solve_launch(rows, n, m)
+    launch = sparsity.solve_launch if sparsity else launching.solve_launch(rows, n, m)
     assert launch is not None
     if workspace:
         launch = _in_workspace(launch, m, 17, launching.even(rows.socs) + 18 * rows.threes)
@@ -85,17 +93,20 @@ def solve(cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False,
         *map(_address, (P, q, A, b)), *(_stride(v, batch) for v in (P, q, A, b)),
         *map(_address, (x, z, s, residuals, status, iterations)),
         *map(_address, (rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace, tol, 100, 1,
+        _table(sparsity),
     )  # fmt: skip
     _run("solve", launch, batch, arguments, backwards)
     return Outcome(x, z, s, status, iterations, residuals)
 
 
-def linear_solve(cone: Product, P, A, z, s, gx, gz, backwards: bool = False, workspace: bool = False):
+def linear_solve(
+    cone: Product, P, A, z, s, gx, gz, backwards: bool = False, workspace: bool = False, sparsity: Sparsity | None = None
+):
     """`cvxlayers.solvers.interior_point.cuda.linear_solve` on NumPy arrays."""
     P, A, z, s, gx, gz = _plain(P, A, z, s, gx, gz)
     rows, (m, n), (several, batch) = launching.layout(cone), A.shape[-2:], gx.shape[:2]
     assert rows is not None
-    launch = launching.linear_launch(rows, n, m)
+    launch = sparsity.linear_launch if sparsity else launching.linear_launch(rows, n, m)
     assert launch is not None
     if workspace:
         cones = launching.even(3 * rows.socs) + launching.even(9 * rows.threes)
@@ -105,7 +116,7 @@ def linear_solve(cone: Product, P, A, z, s, gx, gz, backwards: bool = False, wor
     arguments = launching.LinearArguments(
         *map(_address, (P, A, z, s)), _stride(P, batch), _stride(A, batch),
         *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.semis, rows.alphas, space)),
-        launch.workspace, batch, several, 1,
+        launch.workspace, batch, several, 1, _table(sparsity),
     )  # fmt: skip
     _run("linear_solve", launch, batch, arguments, backwards)
     return wx, wz, residual

@@ -29,6 +29,7 @@ class SolveArguments(ctypes.Structure):
         ("tol", ctypes.c_double),
         ("max_iter", ctypes.c_int),
         ("quadratic", ctypes.c_int),
+        ("table", ctypes.c_void_p),
     ]
 
 
@@ -42,6 +43,7 @@ class LinearArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("starts", "block", "semis", "alphas", "workspace")),
         ("workspace_stride", ctypes.c_longlong),
         *((name, ctypes.c_int) for name in ("batch", "several", "quadratic")),
+        ("table", ctypes.c_void_p),
     ]
 
 
@@ -144,7 +146,8 @@ _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, a
     (176, 512, 32, 5),
     (MOST_COLUMNS, 512, 32, 3),
 )
-_HEADER = 12  # numbers, as in layout.cuh
+_HEADER, _SPARSE_HEADER = 12, 14  # numbers, as in layout.cuh
+DIRECTORY = 37  # words of the directory of sparse.cuh
 
 
 def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
@@ -155,6 +158,16 @@ def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
 def linear_launch(rows: Layout, n: int, m: int) -> Launch | None:
     """How `linear_solve` is started; None where it does not fit."""
     return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes))
+
+
+def sparse_solve_launch(rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int]) -> Launch | None:
+    """How `solve` is started where it knows a pattern; see `Sparsity`."""
+    return _sparse_launch(rows, n, m, threads, sizes, 13, 17, even(rows.socs) + 18 * rows.threes)
+
+
+def sparse_linear_launch(rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int]) -> Launch | None:
+    """How `linear_solve` is started where it knows a pattern."""
+    return _sparse_launch(rows, n, m, threads, sizes, 9, 11, even(3 * rows.socs) + even(9 * rows.threes))
 
 
 @lru_cache(maxsize=1)
@@ -198,6 +211,34 @@ def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int
         "SEMI": rows.semi, "SOCS": rows.socs, "SEMIS": len(rows.semis), "SQUARES": squares, "ORDERS": orders,
         "ORDER": order, "THREES": rows.threes, "EXPONENTIALS": rows.exponentials,
         "THREADS": threads, "LANES": lanes, "TILES": tiles, "CHUNK": chunk, "RESIDENT": resident, "TALL": int(shared),
+    }  # fmt: skip
+    return Launch(threads, used, workspace, tuple(macros.items()))
+
+
+def _sparse_launch(
+    rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int], wide: int, tall: int, cones: int
+) -> Launch | None:
+    """``wide`` and ``tall`` count the vectors of n and of m, ``cones`` the numbers that scalings of curved cones take."""
+    if m > MOST_ROWS:
+        return None
+    # What may be in shared memory or in the workspace: what is read in the most irregular way has the first claim.
+    factor = even(sizes["ENTRIES"] + sizes["PIVOTS"] + 2)
+    vectors, height = wide * even(n), tall * even(m) + cones
+    fixed = _SPARSE_HEADER + even(DIRECTORY) + (threads // 32 + 1) * 16 + 2 * even(sizes["PIVOTS"])
+    for places in ((1, 1, 1), (1, 1, 0), (1, 0, 0), (0, 1, 1), (0, 1, 0), (0, 0, 0)):
+        used = 8 * (fixed + sum(p * size for p, size in zip(places, (factor, vectors, height), strict=True)))
+        if used <= SHARED_BYTES:
+            break
+    else:
+        return None
+    resident = max(1, min(SHARED_BYTES // (used + 1024), 512 // threads))
+    values = even(sizes["A_ENTRIES"] + 1) + even(sizes["P_ENTRIES"] + 1) + even(sizes["STAGED"] + 1)
+    workspace = values + sum((not p) * size for p, size in zip(places, (factor, vectors, height), strict=True))
+    macros = {
+        "SPARSE": 1, "VARIABLES": n, "ROWS": m, "ZEROS": rows.zeros, "LINEAR": rows.linear, "ROUND": rows.round,
+        "SEMI": rows.semi, "SOCS": rows.socs, "SEMIS": 0, "SQUARES": 0, "ORDERS": 0, "ORDER": 0, "THREES": rows.threes,
+        "EXPONENTIALS": rows.exponentials, "THREADS": threads, "RESIDENT": resident, "FACTOR": places[0],
+        "WIDE": places[1], "TALL": places[2], **sizes,
     }  # fmt: skip
     return Launch(threads, used, workspace, tuple(macros.items()))
 

@@ -1,0 +1,59 @@
+// The matrix P + A'W A that every direction is solved with, at the weights W that the cones have; to be included after them.
+#pragma once
+#if SPARSE
+#include "sparse.cuh"
+#else
+#include "dense.cuh"
+#endif
+#include "scales.cuh"
+
+constexpr real STATIC = 1e-10;  // added to the diagonal of P, for matrices with entries of size one
+
+// Factor c d P d + STATIC + B'B, with the rows B = W^(1/2) e A d. Call meet() before it; ends with one.
+#if SPARSE
+FUNCTION void factor_normal() {
+    const real c = header().c, *a = A_values(), *p = P_values();
+    const bool quadratic = header().quadratic;
+    real *B = B_values(), *U = factor();
+    LOOP for (int k = thread(); k < STAGED_LINEAR; k += THREADS) {
+        const int at = listed(A_AT, k), i = at / n, j = at - i * n;
+        B[k] = a[k] * root()[i] * e()[i] * d()[j];
+    }
+#if CURVED
+    LOOP for (int unit = thread(); unit < UNITS; unit += THREADS) {
+        const int first = listed(UNIT_LIST, 4 * unit), j = listed(UNIT_LIST, 4 * unit + 1);
+        const int at = listed(UNIT_LIST, 4 * unit + 2), stride = listed(UNIT_LIST, 4 * unit + 3);
+        stage_column(
+            first, e()[first] * d()[j], [=](int i) { return a[listed(UNIT_ENTRIES, at - STAGED_LINEAR + i * stride)]; },
+            [=](int i, real value) { B[at + i * stride] = value; });
+    }
+#endif
+    LOOP for (int k = thread(); k < ENTRIES; k += THREADS) U[k] = k < n ? STATIC : k < PIVOTS ? -1.0 : 0.0;
+    meet();
+    LOOP for (int k = thread(); k < P_ENTRIES && quadratic; k += THREADS) {
+        const int at = listed(P_AT, k), i = at / n, j = at - i * n;
+        U[listed(P_PLACE, k)] += c * d()[i] * d()[j] * p[k];
+    }
+    LOOP for (int k = thread(); k < KEPT; k += THREADS) U[listed(KEPT_PLACE, k)] = B[listed(KEPT_FROM, k)];
+    meet();
+    gather<1, false>(
+        SQUARE_SUMS, [=](word term, real *sum) { *sum += B[low_of(term)] * B[high_of(term)]; },
+        [=](int target, const real *sum) { U[target] += *sum; });
+    factorize();
+}
+#else
+FUNCTION void factor_normal() {
+    const real *P = header().P, *A = header().A, c = header().c;
+    const bool quadratic = header().quadratic;
+    prepare_rows(A, e(), d());
+    meet();
+    gram([=](int i, int j) { return GLOBAL(A + i * n + j); },
+         [](int i, int j, real entry) { return entry * root()[i] * e()[i] * d()[j]; }, [](int i) { return i >= LINEAR; },
+         [=](int i, real *row) { stage_row(i, A, e(), d(), row); },
+         [=](int i, int j) {
+             const real entry = quadratic ? c * d()[i] * d()[j] * GLOBAL(P + i * n + j) : 0.0;
+             return i == j ? entry + STATIC : entry;
+         });
+    factorize();
+}
+#endif
