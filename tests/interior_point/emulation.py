@@ -100,7 +100,16 @@ def solve(
 
 
 def linear_solve(
-    cone: Product, P, A, z, s, gx, gz, backwards: bool = False, workspace: bool = False, sparsity: Sparsity | None = None
+    cone: Product,
+    P,
+    A,
+    z,
+    s,
+    gx,
+    gz,
+    backwards: bool = False,
+    workspace: bool = False,
+    sparsity: Sparsity | None = None,
 ):
     """`cvxlayers.solvers.interior_point.cuda.linear_solve` on NumPy arrays."""
     P, A, z, s, gx, gz = _plain(P, A, z, s, gx, gz)

@@ -1,5 +1,5 @@
 """The native solver as CUDA kernels: one launch solves a batch, one thread block a problem."""
 
-from cvxlayers.solvers.interior_point.cuda.kernels import fits, linear_solve, pair, solve
+from cvxlayers.solvers.interior_point.cuda.kernels import fits, linear_solve, pair, solve, sparsity
 
-__all__ = ["fits", "linear_solve", "pair", "solve"]
+__all__ = ["fits", "linear_solve", "pair", "solve", "sparsity"]

@@ -10,8 +10,10 @@ import numpy as np
 
 from cvxlayers.array import constant, namespace
 from cvxlayers.array.cuda import Kernel, available, shared_memory
+from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.cuda.launch import (
+    MOST_COLUMNS,
     Launch,
     Layout,
     LinearArguments,
@@ -21,6 +23,7 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
     linear_launch,
     solve_launch,
 )
+from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.interior_point.outcome import Outcome
 
@@ -29,21 +32,36 @@ Array = Any
 FOLDER = Path(__file__).parent
 
 
-def fits(cone: Product, n: int, m: int, device: Any) -> bool:
+def fits(cone: Product, n: int, m: int, device: Any, program: ConeProgram | None = None) -> bool:
     """Whether `solve` takes programs of this shape on this PyTorch device: its cones, its size, and a compiler."""
+    if not available(device):
+        return False
+    if sparsity(program, device) is not None:
+        return True
     rows = layout(cone)
     launch = rows and solve_launch(rows, n, m)
-    return bool(launch) and available(device) and launch.shared_bytes <= shared_memory(device)
+    return bool(launch) and launch.shared_bytes <= shared_memory(device)
 
 
-def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native) -> Outcome:
+def sparsity(program: ConeProgram | None, device: Any) -> Sparsity | None:
+    """The patterns of a program, where the kernels are faster with them on this device."""
+    found = None if program is None else Sparsity.of(program)
+    if found is None or not (found.solve_launch and found.linear_launch):
+        return None
+    most = shared_memory(device)
+    return found if max(found.solve_launch.shared_bytes, found.linear_launch.shared_bytes) <= most else None
+
+
+def solve(
+    cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native, program: ConeProgram | None = None
+) -> Outcome:
     """Minimize (1/2)x'Px + q'x subject to Ax + s = b, s in K, for a batch, where `fits`.
 
     Contiguous float64 CUDA tensors P (B, n, n), q (B, n), A (B, m, n), b (B, m), each with B or 1 in front; what the
-    batch shares is read in place. The work is queued on the current stream; nothing waits for it.
+    batch shares is read in place; of ``program`` only the patterns are of interest. The work is queued on the current stream; nothing waits for it.
     """
-    rows, (m, n) = layout(cone), A.shape[-2:]
-    launch = rows and solve_launch(rows, n, m)
+    rows, (m, n), known = layout(cone), A.shape[-2:], sparsity(program, A.device)
+    launch = known.solve_launch if known else rows and solve_launch(rows, n, m)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     xp, batch = namespace(P, q, A, b), max(v.shape[0] for v in (P, q, A, b))
@@ -57,14 +75,21 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
             *(v.data_ptr() for v in (P, q, A, b)),
             *(_stride(v, batch) for v in (P, q, A, b)),
             *(v.data_ptr() for v in (x, z, s, residuals, status, iterations)),
-            *tables, workspace.data_ptr(), launch.workspace, settings.tol, settings.max_iter, 1,
+            *tables, workspace.data_ptr(), launch.workspace, settings.tol, settings.max_iter, 1, _patterns(known, q),
         )  # fmt: skip
         kernel("solve", launch, q.device)(batch, launch.threads, arguments)
     return Outcome(x, z, s, status, iterations, residuals)
 
 
 def linear_solve(
-    cone: Product, P: Array, A: Array, z: Array, s: Array, gx: Array, gz: Array
+    cone: Product,
+    P: Array,
+    A: Array,
+    z: Array,
+    s: Array,
+    gx: Array,
+    gz: Array,
+    program: ConeProgram | None = None,
 ) -> tuple[Array, Array, Array]:
     """(w_x, w_z, residual): the system of `cvxlayers.conic.kkt` at primal-dual pairs, where `fits`.
 
@@ -72,8 +97,8 @@ def linear_solve(
     gx (R, B, n), gz (R, B, m); ``residual`` (R, B) is relative to the largest entry of a right-hand side. One factor
     serves all R. Elements whose system is singular have a residual that is not small.
     """
-    rows, (m, n) = layout(cone), A.shape[-2:]
-    launch = rows and linear_launch(rows, n, m)
+    rows, (m, n), known = layout(cone), A.shape[-2:], sparsity(program, A.device)
+    launch = known.linear_launch if known else rows and linear_launch(rows, n, m)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     xp, (several, batch) = namespace(P, A, z, s), gx.shape[:2]
@@ -86,7 +111,7 @@ def linear_solve(
         arguments = LinearArguments(
             *(v.data_ptr() for v in (P, A, z, s)), _stride(P, batch), _stride(A, batch),
             *(v.data_ptr() for v in (gx, gz, wx, wz, residual)),
-            *tables, workspace.data_ptr(), launch.workspace, batch, several, 1,
+            *tables, workspace.data_ptr(), launch.workspace, batch, several, 1, _patterns(known, gx),
         )  # fmt: skip
         kernel("linear_solve", launch, gx.device)(batch, launch.threads, arguments)
     return wx, wz, residual
@@ -95,7 +120,7 @@ def linear_solve(
 def pair(cone: Product, u: Array, n: int) -> tuple[Array, Array]:
     """`cone.pair(u)` for a contiguous float64 CUDA tensor u (B, m), where `fits` says so for n variables."""
     rows, (batch, m) = layout(cone), u.shape
-    launch = rows and linear_launch(rows, n, m)
+    launch = rows and linear_launch(rows, min(n, MOST_COLUMNS), m)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     xp = namespace(u)
@@ -115,7 +140,12 @@ def _stride(v: Array, batch: int) -> int:
     return 0 if v.shape[0] == 1 < batch else v[0].numel()
 
 
-def _table(rows: Layout, name: str) -> np.ndarray:
+def _patterns(known: Sparsity | None, like: Array) -> int | None:
+    """The address of the table of a pattern, on the device of ``like``."""
+    return None if known is None else constant(_table, (known, "table"), like).data_ptr()
+
+
+def _table(rows: Layout | Sparsity, name: str) -> np.ndarray:
     return getattr(rows, name)
 
 

@@ -147,7 +147,7 @@ _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, a
     (MOST_COLUMNS, 512, 32, 3),
 )
 _HEADER, _SPARSE_HEADER = 12, 14  # numbers, as in layout.cuh
-DIRECTORY = 37  # words of the directory of sparse.cuh
+DIRECTORY = 39  # words of the directory of sparse.cuh
 
 
 def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:

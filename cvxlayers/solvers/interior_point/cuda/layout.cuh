@@ -44,7 +44,7 @@ static_assert(sizeof(Header) <= 8 * HEADER, "make room for the header");
 DEVICE Header &header() { return *reinterpret_cast<Header *>(SHARED); }
 
 #if SPARSE
-constexpr int DIRECTORY = 37, FACTORED = even(ENTRIES + PIVOTS + 2);
+constexpr int DIRECTORY = 39, FACTORED = even(ENTRIES + PIVOTS + 2);
 constexpr int VALUES = even(A_ENTRIES + 1) + even(P_ENTRIES + 1) + even(STAGED + 1);
 constexpr int DIRECTORY_AT = HEADER;
 constexpr int REDUCE_AT = DIRECTORY_AT + even(DIRECTORY);

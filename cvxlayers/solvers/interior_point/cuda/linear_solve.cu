@@ -78,6 +78,7 @@ FUNCTION void refine() {
 #if CURVED
     meet();
 #endif
+    keep_apart<1>(t());
     LOOP for (int i = thread(); i < m; i += THREADS) u()[i] = t()[i], t()[i] *= e()[i];
     meet();
     times_At<1, PLAIN>({t(), 0}, {w(), 0});
@@ -103,6 +104,7 @@ FUNCTION void refine() {
 #if CURVED
     meet();
 #endif
+    put_back<1>(t());
     LOOP for (int i = thread(); i < m; i += THREADS) Z()[i] += t()[i] - u()[i];
     meet();
 }

@@ -41,7 +41,34 @@ FUNCTION void factor_normal() {
         [=](int target, const real *sum) { U[target] += *sum; });
     factorize();
 }
+
+// The unknowns of long rows: of [P + B_1'B_1  B_2'; B_2  -I] (y, zeta) = (v, W^(1/2) low), z = W^(1/2) zeta. Where W is
+// large, W low in the place of v would have to cancel out of y again. Of t = W low, the rows concerned go to `solved` and
+// are zero after it; the others keep to P + B'B, zeta is not looked at, and the right-hand side zero. Row i belongs to
+// thread i mod THREADS.
+template <int R> DEVICE void keep_apart(real *t) {
+    LOOP for (int k = n; k < PIVOTS; ++k) {
+        const int i = listed(KEPT_ROWS, k - n);
+        if (i % THREADS != thread()) continue;
+        UNROLL for (int r = 0; r < R; ++r) {
+            solved()[r * pivots + k] = root()[i] > 1.0 ? t[r * tall + i] / root()[i] : 0.0;
+            if (root()[i] > 1.0) t[r * tall + i] = 0.0;
+        }
+    }
+}
+
+// Of z in t, the rows that were kept apart.
+template <int R> DEVICE void put_back(real *t) {
+    LOOP for (int k = n; k < PIVOTS; ++k) {
+        const int i = listed(KEPT_ROWS, k - n);
+        if (i % THREADS != thread() || !(root()[i] > 1.0)) continue;
+        UNROLL for (int r = 0; r < R; ++r) t[r * tall + i] = root()[i] * solved()[r * pivots + k];
+    }
+}
 #else
+template <int R> DEVICE void keep_apart(real *) {}
+template <int R> DEVICE void put_back(real *) {}
+
 FUNCTION void factor_normal() {
     const real *P = header().P, *A = header().A, c = header().c;
     const bool quadratic = header().quadratic;

@@ -108,6 +108,7 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
 #if CURVED
     meet();
 #endif
+    keep_apart<R>(t());
     LOOP for (int i = thread(); i < m; i += THREADS)
         UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] *= e()[i];
     meet();
@@ -142,6 +143,7 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
 #if CURVED
     meet();
 #endif
+    put_back<R>(t());
     LOOP for (int i = thread(); i < m; i += THREADS)
         UNROLL for (int r = 0; r < R; ++r) out[r * tall + i] = t()[r * tall + i];
 }

@@ -12,7 +12,7 @@
 #include "product.cuh"
 
 enum Sum { ROW_SUMS, COLUMN_SUMS, COST_SUMS, SQUARE_SUMS, ELIMINATION_SUMS, FORWARD_SUMS, BACKWARD_SUMS, ALL_SUMS };
-enum List { A_AT, P_AT, P_PLACE, PLACE, KEPT_FROM, KEPT_PLACE, UNIT_LIST, UNIT_ENTRIES };
+enum List { A_AT, P_AT, P_PLACE, PLACE, KEPT_FROM, KEPT_PLACE, KEPT_ROWS, UNIT_LIST, UNIT_ENTRIES };
 
 DEVICE const word *directory() { return reinterpret_cast<const word *>(SHARED + DIRECTORY_AT); }
 DEVICE int listed(List list, int k) {
@@ -37,16 +37,21 @@ template <int R, bool MAXIMA, class Term, class Store> DEVICE void gather(Sum li
     const word *step = table + at[0] + warp(), *blocks = table + at[2] + lane();
     const int count = (int)at[1];
     word slice = GLOBAL(step);
+    const word *block = blocks + 32 * (slice & 0xfffffffffull);
+    long long target = (long long)GLOBAL(block);
+    word first = GLOBAL(block + 32);
     LOOP for (int k = 0; k < count; ++k) {
         step += WARPS;
-        const word next = GLOBAL(step), *block = blocks + 32 * (slice & 0xfffffffffull);
+        const word next = GLOBAL(step);
         const int rounds = (int)(slice >> 36) & 0x3fffff, width = 1 << ((int)(slice >> 58) & 7);
-        const long long target = (long long)GLOBAL(block);
         real sums[R];
         UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
-        UNROLL_4 for (int round = 1; round <= rounds; ++round) term(GLOBAL(block + 32 * round), sums);
+        if (rounds) term(first, sums);
+        UNROLL_4 for (int round = 2; round <= rounds; ++round) term(GLOBAL(block + 32 * round), sums);
         UNROLL for (int r = 0; r < R; ++r) sums[r] = MAXIMA ? lanes_max(sums[r], width) : lanes_sum(sums[r], width);
         if (target >= 0) store((int)target, sums);
+        // What the next step begins with is on its way while the warps meet.
+        block = blocks + 32 * (next & 0xfffffffffull), target = (long long)GLOBAL(block), first = GLOBAL(block + 32);
         if (slice >> 63) meet();
         slice = next;
     }
@@ -109,7 +114,8 @@ FUNCTION void factorize() {
         });
 }
 
-// y_r becomes (P + B'B)^-1 y_r, for R vectors, `size` after one another. Call meet() before it; ends with one.
+// (y_r, zeta_r) becomes K^-1 (y_r, zeta_r), for R vectors y_r, `size` after one another, with the unknowns zeta_r of long
+// rows in `solved`. Call meet() before it; ends with one.
 template <int R> FUNCTION void solve_factored(real *y) {
     const real *U = factor(), *by = by_pivot();
     real *v = solved();
@@ -117,7 +123,6 @@ template <int R> FUNCTION void solve_factored(real *y) {
         const int place = listed(PLACE, j);
         UNROLL for (int r = 0; r < R; ++r) v[r * pivots + place] = y[r * size + j];
     }
-    LOOP for (int k = n + thread(); k < PIVOTS; k += THREADS) UNROLL for (int r = 0; r < R; ++r) v[r * pivots + k] = 0.0;
     meet();
     const auto term = [=](word term, real *sums) {
         const real entry = U[low_of(term)], *other = v + high_of(term);

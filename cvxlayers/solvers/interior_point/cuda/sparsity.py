@@ -35,7 +35,7 @@ from cvxlayers.solvers.interior_point.cuda.schedule import schedule
 
 # The order of the entries of the table's directory, as sparse.cuh has it.
 _SUMS = ("rows", "columns", "costs", "squares", "elimination", "forward", "backward")
-_LISTS = ("A_at", "P_at", "P_place", "place", "kept_at", "kept_place", "units", "unit_entries")
+_LISTS = ("A_at", "P_at", "P_place", "place", "kept_at", "kept_place", "kept_rows", "units", "unit_entries")
 assert DIRECTORY == 3 * len(_SUMS) + 2 * len(_LISTS)
 
 _LONG = 10.0  # a row with more than this many times sqrt(n) entries may be too long to be squared
@@ -84,7 +84,9 @@ class Sparsity:
         self._rows, self._cols = A.rows[by_row].astype(np.int64), A.cols[by_row].astype(np.int64)
         self.linear = int(np.searchsorted(self._rows, rows.linear))  # entries of linear rows
         self._curved()
-        candidates = [Elimination(self, long, find) for long in self._longs() for find in (nested_dissection, minimum_degree)]
+        candidates = [
+            Elimination(self, long, find) for long in self._longs() for find in (nested_dissection, minimum_degree)
+        ]
         self.elimination = min(candidates, key=lambda order: order.cost)
         self.pivots, self.entries = len(self.elimination.order), self.elimination.entries
         self.threads = 64 if n <= 32 else 128 if n <= 128 else 256
@@ -173,6 +175,7 @@ class Sparsity:
         lists = {
             "A_at": self._rows * n + self._cols, "P_at": i * n + j, "P_place": order.position(i, j),
             "place": order.place[:n], "kept_at": order.kept_at, "kept_place": order.kept_place,
+            "kept_rows": order.kept_rows,
             "units": self._units.ravel(), "unit_entries": self._members,
         }  # fmt: skip
         parts, directory, end = [np.zeros(DIRECTORY, np.uint64)], [], DIRECTORY
@@ -186,6 +189,7 @@ class Sparsity:
             parts.append(lists[name].astype(np.uint64))
             end += len(lists[name])
         parts[0][:] = directory
+        parts.append(np.zeros(32, np.uint64))  # `gather` looks one block ahead
         return np.concatenate(parts).view(np.int64)
 
 
@@ -205,7 +209,10 @@ class Elimination:
         number = np.cumsum(long) - 1
         begins = np.flatnonzero(np.diff(rows[short], prepend=-1))
         self._squared = [  # the columns of rows of B that are squared, and their entries, row by row
-            *((c, e[None]) for c, e in zip(_split(cols[short], begins), _split(np.flatnonzero(short), begins), strict=True)),
+            *(
+                (c, e[None])
+                for c, e in zip(_split(cols[short], begins), _split(np.flatnonzero(short), begins), strict=True)
+            ),
             *sparsity.cliques,
         ]
         members = np.concatenate([np.zeros(0, np.int64), *(c for c, _ in self._squared)])
@@ -233,9 +240,11 @@ class Elimination:
             height[self._parent[k]] = max(height[self._parent[k]], height[k] + 1)
         self._height, self.levels = height[:N], int(height[:N].max()) + 1
         column = np.repeat(np.arange(N), self._lengths)
-        self._keys = np.concatenate([np.arange(N) * (N + 1), column * N + np.concatenate([np.zeros(0, np.int64), *self._columns])])
+        self._keys = np.concatenate(
+            [np.arange(N) * (N + 1), column * N + np.concatenate([np.zeros(0, np.int64), *self._columns])]
+        )
         self._sorted = np.argsort(self._keys)
-        self.kept_at = np.flatnonzero(kept)
+        self.kept_at, self.kept_rows = np.flatnonzero(kept), np.flatnonzero(long)
         self.kept_place = self.position(self.order[c], self.order[r]) if len(r) else np.zeros(0, np.int64)
         squared = sum(e.shape[0] * len(c) * (len(c) + 1) // 2 for c, e in self._squared)
         self.terms = int((self._lengths * (self._lengths + 1) // 2).sum()) + squared + 2 * self.entries
@@ -316,7 +325,9 @@ def _products(targets: np.ndarray, count: int, values: np.ndarray, others: np.nd
     return *_sorted_sums(targets, pair(values, others), np.arange(count)), pair(nothing, 0)
 
 
-def _sorted_sums(targets: np.ndarray, terms: np.ndarray, always: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sorted_sums(
+    targets: np.ndarray, terms: np.ndarray, always: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Targets, each once, with those in ``always``; the numbers of their terms; the terms, target by target."""
     order = np.argsort(targets, kind="stable")
     found, counts = np.unique(np.concatenate([targets, always]), return_counts=True)
