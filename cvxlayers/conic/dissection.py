@@ -1,8 +1,8 @@
 """Orders of elimination with a shallow tree: nested dissection by the levels of breadth-first searches.
 
 George and Liu, "An automatic nested dissection algorithm for irregular finite element problems", doi 10.1137/0715069.
-Where many threads eliminate, the depth of the tree is what an elimination waits for: a chain of T blocks of width w takes
-about w log2(T) turns this way, and w T/2 in an order of minimum degree, which begins at the ends.
+Where many threads eliminate, the depth of the tree is what an elimination waits for: a chain of T blocks of width w
+takes about w log2(T) turns this way, and w T/2 in an order of minimum degree, which begins at the ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def nested_dissection(pattern: Sparse) -> np.ndarray:
     >>> nested_dissection(sp.diags_array([np.ones(6), np.ones(7), np.ones(6)], offsets=[-1, 0, 1])).tolist()[-1]
     3
     """
-    graph = sp.csr_array(pattern)
+    graph: Sparse = sp.csr_array(pattern)
     out = np.empty(graph.shape[0], np.int64)
     stack = [(np.arange(graph.shape[0]), len(out))]  # vertices, and the place after their last
     while stack:
@@ -47,7 +47,7 @@ def nested_dissection(pattern: Sparse) -> np.ndarray:
     return out
 
 
-def _separator(graph: sp.csr_array) -> np.ndarray | None:
+def _separator(graph: Sparse) -> np.ndarray | None:
     """Vertices of a connected graph without which it has two parts; None if there is no good choice."""
     levels = _levels(graph, 0)
     for _ in range(4):  # from an end of a longest path, as nearly as this finds one
@@ -78,7 +78,7 @@ def _separator(graph: sp.csr_array) -> np.ndarray | None:
     return best[1] if len(best[1]) < len(levels) // 3 else None
 
 
-def _levels(graph: sp.csr_array, start: int) -> np.ndarray:
+def _levels(graph: Sparse, start: int) -> np.ndarray:
     """Distances of all vertices of a connected graph from one."""
     out = np.full(graph.shape[0], -1)
     front, distance = np.array([start]), 0

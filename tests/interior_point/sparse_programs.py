@@ -99,7 +99,7 @@ def control(horizon: int, states: int, inputs: int, batch: int, seed: int = 0) -
 
 
 def network(nodes: int, arcs: int, batch: int, seed: int = 0) -> Programs:
-    """Cheapest flows from the first node to the last one: a linear objective, and nothing but three entries in a column."""
+    """Cheapest flows through a network: a linear objective, and three entries in each column."""
     rng = np.random.default_rng(seed)
     tail, head = np.arange(arcs) % nodes, (np.arange(arcs) % nodes + 1 + rng.integers(0, nodes - 1, arcs)) % nodes
     incidence = np.zeros((nodes, arcs))

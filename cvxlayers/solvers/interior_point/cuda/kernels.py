@@ -58,7 +58,8 @@ def solve(
     """Minimize (1/2)x'Px + q'x subject to Ax + s = b, s in K, for a batch, where `fits`.
 
     Contiguous float64 CUDA tensors P (B, n, n), q (B, n), A (B, m, n), b (B, m), each with B or 1 in front; what the
-    batch shares is read in place; of ``program`` only the patterns are of interest. The work is queued on the current stream; nothing waits for it.
+    batch shares is read in place. ``program`` tells the patterns of P and A, if they are known. The work is queued on
+    the current stream; nothing waits for it.
     """
     rows, (m, n), known = layout(cone), A.shape[-2:], sparsity(program, A.device)
     launch = known.solve_launch if known else rows and solve_launch(rows, n, m)

@@ -218,7 +218,7 @@ def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int
 def _sparse_launch(
     rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int], wide: int, tall: int, cones: int
 ) -> Launch | None:
-    """``wide`` and ``tall`` count the vectors of n and of m, ``cones`` the numbers that scalings of curved cones take."""
+    """``wide`` and ``tall`` count the vectors of n and of m, ``cones`` the numbers of the scalings of curved cones."""
     if m > MOST_ROWS:
         return None
     # What may be in shared memory or in the workspace: what is read in the most irregular way has the first claim.

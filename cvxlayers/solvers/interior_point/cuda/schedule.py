@@ -1,9 +1,9 @@
 """Sums over lists of terms as the warps of a thread block take them: who adds what, and when all of them meet.
 
-A sum has a target and terms, which are 64-bit words; what they mean is between the caller and `gather` of sparse.cuh. Sums
-of one level do not depend on each other. A block is 32 words, one for each lane of a warp; a slice of targets is a block
-with the targets, and after it one block for each round of terms. The 1, 2, 4, ... or 32 lanes that share a target take its
-terms in turn, and the first of them has the target. A step says which slice each warp takes:
+A sum has a target and terms, which are 64-bit words; what they mean is between the caller and `gather` of sparse.cuh.
+Sums of one level do not depend on each other. A block is 32 words, one for each lane of a warp; a slice is a block of
+targets, and after it one block for each round of terms. The 1, 2, 4, ... or 32 lanes that share a target take its terms
+in turn, and the first of them has the target. A step says which slice each warp takes:
 
     bits 0-35  block of the slice's targets
     bits 36-57 rounds
@@ -23,7 +23,7 @@ _MEET = np.uint64(2**63)
 def schedule(
     levels: np.ndarray, targets: np.ndarray, counts: np.ndarray, terms: np.ndarray, padding: int, warps: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, blocks) (., warps) and (., 32), for sums with ``counts`` terms each, whose terms stand one after the other.
+    """(steps, blocks) (., warps) and (., 32), for sums of ``counts`` terms, which stand sum after sum in ``terms``.
 
     ``padding`` is a term that adds nothing. Where a level ends, and at the end, the warps meet. After the last step
     there is one more that does nothing, for those who look ahead.
