@@ -147,7 +147,7 @@ _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, a
     (MOST_COLUMNS, 512, 32, 3),
 )
 _HEADER, _SPARSE_HEADER = 12, 14  # numbers, as in layout.cuh
-DIRECTORY = 39  # words of the directory of sparse.cuh
+DIRECTORY = 42  # words of the directory of sparse.cuh
 
 
 def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
@@ -224,7 +224,7 @@ def _sparse_launch(
     # What may be in shared memory or in the workspace: what is read in the most irregular way has the first claim.
     factor = even(sizes["ENTRIES"] + sizes["PIVOTS"] + 2)
     vectors, height = wide * even(n), tall * even(m) + cones
-    fixed = _SPARSE_HEADER + even(DIRECTORY) + (threads // 32 + 1) * 16 + 2 * even(sizes["PIVOTS"])
+    fixed = _SPARSE_HEADER + even(DIRECTORY) + (threads // 32 + 1) * 16 + 4 * even(sizes["PIVOTS"])
     for places in ((1, 1, 1), (1, 1, 0), (1, 0, 0), (0, 1, 1), (0, 1, 0), (0, 0, 0)):
         used = 8 * (fixed + sum(p * size for p, size in zip(places, (factor, vectors, height), strict=True)))
         if used <= SHARED_BYTES:

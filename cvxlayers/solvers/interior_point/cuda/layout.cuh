@@ -44,12 +44,12 @@ static_assert(sizeof(Header) <= 8 * HEADER, "make room for the header");
 DEVICE Header &header() { return *reinterpret_cast<Header *>(SHARED); }
 
 #if SPARSE
-constexpr int DIRECTORY = 39, FACTORED = even(ENTRIES + PIVOTS + 2);
+constexpr int DIRECTORY = 42, FACTORED = even(ENTRIES + PIVOTS + 2);
 constexpr int VALUES = even(A_ENTRIES + 1) + even(P_ENTRIES + 1) + even(STAGED + 1);
 constexpr int DIRECTORY_AT = HEADER;
 constexpr int REDUCE_AT = DIRECTORY_AT + even(DIRECTORY);
 constexpr int SOLVED_AT = REDUCE_AT + REDUCE_SIZE;
-constexpr int FACTOR_AT = SOLVED_AT + 2 * pivots;
+constexpr int FACTOR_AT = SOLVED_AT + 4 * pivots;
 constexpr int WIDE_AT = FACTOR_AT + (FACTOR ? FACTORED : 0);
 constexpr int TALL_AT = WIDE_AT + (WIDE ? (WIDE_KEPT + WIDE_PASSING) * size : 0);
 constexpr int KEPT_AT = TALL_AT + TALL_PASSING * tall;

@@ -38,7 +38,7 @@ FUNCTION void factor_normal() {
     meet();
     gather<1, false>(
         SQUARE_SUMS, [=](word term, real *sum) { *sum += B[low_of(term)] * B[high_of(term)]; },
-        [=](int target, const real *sum) { U[target] += *sum; });
+        [=](word target, const real *sum) { U[low_of(target)] += *sum; });
     factorize();
 }
 

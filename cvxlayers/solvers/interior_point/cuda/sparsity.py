@@ -106,7 +106,7 @@ class Sparsity:
             products(A.rows, m, np.arange(entries), A.cols, entries),
             products(A.cols, n, np.arange(entries), A.rows, entries),
             products(np.append(i, j[off]), n, np.append(value, value[off]), np.append(j, i[off]), P.nnz),
-            *(order.squares(), order.elimination(), order.forward(), order.backward()),
+            *(order.squares(), order.elimination(), order.inverses(), order.forward(), order.backward()),
         )
         lists = (
             *(A.rows * n + A.cols, i * n + j, order.position(i, j), order.place[:n]),

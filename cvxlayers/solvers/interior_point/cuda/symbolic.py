@@ -1,4 +1,9 @@
-"""The symbolic factorization of P + B'B for the sparse kernels: the pattern of U, and its sums by their terms."""
+"""The symbolic factorization of P + B'B for the sparse kernels: the pattern of U, and its sums by their terms.
+
+Solutions wait for one level of the elimination tree after the other. So the inverse of a chain of columns (chains.py)
+takes the place of its columns: then only the levels of the tree of chains are left. Alvarado, Pothen and Schreiber,
+"Highly parallel sparse triangular solution", doi 10.1007/978-1-4613-8369-7_7, have such products of inverses.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,13 @@ import scipy.sparse as sp
 
 from cvxlayers.conic.affine import Sparse
 from cvxlayers.conic.supernodes import filled
+from cvxlayers.solvers.interior_point.cuda.chains import Chains, heights
+from cvxlayers.solvers.interior_point.cuda.launch import even
 from cvxlayers.solvers.interior_point.cuda.staged import Staged
 
-_LEVEL = 20_000.0  # what one level of the elimination costs, in products
+_LEVEL = 2_500.0  # what one level of sums costs, in products
+_SOLUTIONS = 3  # of one iteration
+_WIDTHS = (8, 16, 32)  # the longest chains that are tried
 _NONE = np.zeros(0, np.int64)
 
 
@@ -33,8 +42,12 @@ class Elimination:
 
     U has its diagonal first, then what is below it, column by column: ``entries`` numbers. ``place`` says when each
     variable, and after the variables each long row, is eliminated. The entries of B in long rows (``kept_rows``) are
-    ``kept_at``, and go to ``kept_place`` of U. ``terms`` counts the products of all sums, ``levels`` the depth of the
-    elimination tree, and ``cost`` weighs the two.
+    ``kept_at``, and go to ``kept_place`` of U. ``terms`` counts the terms of all sums, ``levels`` is the depth of the
+    elimination tree, and ``cost`` what an iteration takes, in products.
+
+    With the columns of a chain S, L_S = I + sum_k l_k e_k', column j of L_S^-1 is e_j + Z_j below the diagonal, with
+
+        Z_ij = -L_ij - sum_k L_ik Z_kj  over the k in S, j < k < i.
     """
 
     def __init__(self, staged: Staged, long: np.ndarray, find: Callable[[Sparse], np.ndarray]) -> None:
@@ -58,22 +71,25 @@ class Elimination:
         lower = sp.coo_array(sp.tril(pattern, -1))
         a, b = self.place[lower.row], self.place[lower.col]
         high, low = np.r_[np.maximum(a, b), row], np.r_[np.minimum(a, b), column]
-        self._columns = filled(N, sp.csc_array((np.ones(len(high)), (high, low)), shape=(N, N)))
+        columns = filled(N, sp.csc_array((np.ones(len(high)), (high, low)), shape=(N, N)))
+        parents = [int(rows[0]) if len(rows) else N for rows in columns]
+        self._height, self.levels = heights(parents)
+        squared = sum(entries.size * (len(columns) + 1) // 2 for columns, entries in self._squares)
+
+        def work(chains: Chains) -> float:
+            terms = sum(len(rows) * (len(rows) + 1) + 2 * _SOLUTIONS * len(rows) for rows in chains.columns)
+            return squared + terms + _LEVEL * (self.levels + 2 * chains.widest + 2 * _SOLUTIONS * chains.levels)
+
+        self._chains = min((Chains(columns, widest) for widest in _WIDTHS), key=work)
+        self.cost, self._columns = work(self._chains), self._chains.columns
         self._lengths = np.array([len(rows) for rows in self._columns], np.int64)
-        self._parent = [int(rows[0]) if len(rows) else N for rows in self._columns]
         self._rows, self._owner = np.concatenate([_NONE, *self._columns]), np.repeat(np.arange(N), self._lengths)
+        self._begin = N + np.cumsum(self._lengths) - self._lengths
         self.entries = N + len(self._rows)
+        self.terms = int((self._lengths * (self._lengths + 1)).sum()) + squared + 2 * self.entries
         self._keys = np.concatenate([np.arange(N) * (N + 1), self._owner * N + self._rows])
         self._sorted = np.argsort(self._keys)
         self.kept_place = self._at(row, column)
-
-        height = np.zeros(N + 1, np.int64)
-        for k in range(N):
-            height[self._parent[k]] = max(height[self._parent[k]], height[k] + 1)
-        self._height, self.levels = height[:N], int(height[:N].max()) + 1
-        squared = sum(entries.size * (len(columns) + 1) // 2 for columns, entries in self._squares)
-        self.terms = int((self._lengths * (self._lengths + 1) // 2).sum()) + squared + 2 * self.entries
-        self.cost = self.terms + _LEVEL * self.levels
 
     def position(self, i: np.ndarray, j: np.ndarray) -> np.ndarray:
         """Where entries (i, j) of the matrix, in either triangle, are in U."""
@@ -95,30 +111,50 @@ class Elimination:
     def elimination(self) -> Sums:
         """U: pairs of entries of one column, with its pivot; all pivots are targets, with terms or without."""
         N, targets, terms = len(self.place), [_NONE], [_NONE.astype(np.uint64)]
-        begin = N + np.cumsum(self._lengths) - self._lengths
         for k, rows in enumerate(self._columns):
             p, q = np.tril_indices(len(rows))
             targets.append(self._at(rows[p], rows[q]))
-            terms.append(triple(begin[k] + p, begin[k] + q, k))
+            terms.append(triple(self._begin[k] + p, self._begin[k] + q, k))
         nothing = int(triple(self.entries, self.entries, N))
         found = _sums(np.concatenate(targets), np.concatenate(terms), nothing, np.arange(N))
         owner = np.append(np.arange(N), self._owner)
         return found._replace(levels=self._height[owner[found.targets]])
 
+    def inverses(self) -> Sums:
+        """Z in the place of U, in an order in which nothing is lost that is needed: a target comes with its column."""
+        N, targets, terms = len(self.place), [_NONE], [_NONE.astype(np.uint64)]
+        for chain in self._chains.chains:
+            rows = np.append(chain, self._columns[chain[-1]])
+            for q, k in enumerate(chain):  # L_ik Z_kj for all j before k and all i after it
+                j, i = np.repeat(np.arange(q), len(rows) - q - 1), np.tile(np.arange(q + 1, len(rows)), q)
+                first = self._begin[chain[j]] - j - 1  # where row 0 of the chain would be in column j
+                targets.append(first + i)
+                terms.append(triple(self._begin[k] + i - q - 1, first + q, k))
+        nothing = int(triple(self.entries, self.entries, N))
+        found = _sums(np.concatenate(targets), np.concatenate(terms), nothing, np.arange(N, self.entries))
+        # Z_ij comes after the Z_kj that it needs, and after those that need L_ij.
+        y = self._chains
+        width = np.array([len(chain) for chain in y.chains], np.int64)[y.of[self._owner]]
+        inside = y.of[self._rows] == y.of[self._owner]
+        levels = np.where(inside, y.position[self._rows], width) + y.position[self._owner]
+        return found._replace(levels=levels, targets=pair(found.targets, self._owner))
+
     def forward(self) -> Sums:
-        """D^-1 L^-1 v: each row of U, from the leaves of the tree to its roots."""
-        N = len(self.place)
-        terms = pair(np.arange(N, self.entries), self._owner)
-        return _sums(self._rows, terms, self.entries, np.arange(N))._replace(levels=self._height)
+        """D^-1 L^-1 v, chain after chain: what goes to columns of the chain itself, which are marked, and to others."""
+        N, at = len(self.place), np.arange(len(self.place), self.entries)
+        height = self._chains.height[self._chains.of]
+        own = height * N + np.arange(N)
+        found = _sums(height[self._owner] * N + self._rows, pair(at, self._owner), self.entries, own)
+        levels, targets = np.divmod(found.targets, N)
+        return found._replace(levels=levels, targets=pair(targets, levels == height[targets]))
 
     def backward(self) -> Sums:
-        """L'^-1 v: each column of U, from the roots to the leaves."""
+        """L'^-1 v, from the roots: what comes from columns of the chain itself is read from a second vector."""
         N = len(self.place)
-        depth = np.zeros(N + 1, np.int64)
-        for k in range(N - 1, -1, -1):
-            depth[k] = depth[self._parent[k]] + 1
-        terms = pair(np.arange(N, self.entries), self._rows)
-        return _sums(self._owner, terms, self.entries, np.arange(N))._replace(levels=depth[:N])
+        y = self._chains
+        inside = y.of[self._rows] == y.of[self._owner]
+        terms = pair(np.arange(N, self.entries), self._rows + np.where(inside, 2 * even(N), 0))
+        return _sums(self._owner, terms, self.entries, np.arange(N))._replace(levels=y.depth[y.of])
 
 
 def products(targets: np.ndarray, count: int, values: np.ndarray, others: np.ndarray, nothing: int) -> Sums:
