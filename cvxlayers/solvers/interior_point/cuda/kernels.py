@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -141,12 +142,20 @@ def _stride(v: Array, batch: int) -> int:
     return 0 if v.shape[0] == 1 < batch else v[0].numel()
 
 
+_TABLES: WeakKeyDictionary[Sparsity, dict[Any, Array]] = WeakKeyDictionary()
+
+
 def _patterns(known: Sparsity | None, like: Array) -> int | None:
-    """The address of the table of a pattern, on the device of ``like``."""
-    return None if known is None else constant(_table, (known, "table"), like).data_ptr()
+    """The address of the table of a pattern, on the device of ``like``, kept as long as the pattern is."""
+    if known is None:
+        return None
+    tables = _TABLES.setdefault(known, {})
+    if like.device not in tables:
+        tables[like.device] = namespace(like).asarray(known.table, device=like.device)
+    return tables[like.device].data_ptr()
 
 
-def _table(rows: Layout | Sparsity, name: str) -> np.ndarray:
+def _table(rows: Layout, name: str) -> np.ndarray:
     return getattr(rows, name)
 
 
