@@ -89,6 +89,14 @@ def shared_memory(device: Any) -> int:
     return int(getattr(properties, "shared_memory_per_block_optin", 0))
 
 
+def multiprocessors(device: Any) -> tuple[int, bool]:
+    """How many multiprocessors a device has, and whether thread blocks can work in clusters there."""
+    import torch
+
+    properties = torch.cuda.get_device_properties(_index(device))
+    return properties.multi_processor_count, properties.major >= 9
+
+
 def cache_folder() -> Path:
     """Where machine code is kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cvxlayers" / "cuda"

@@ -56,18 +56,20 @@ class Graph:
             self.used.record()
 
     @contextmanager
-    def session(self, constants: Any, state: Any) -> Iterator[Callable[[], Any]]:
+    def session(self, *values: Any) -> Iterator[Callable[[], Any]]:
         """A function that replays the graph and returns its state, for one problem, on the current stream.
 
-        What it returns is the graph's own: `own` copies what outlives the session.
+        ``values`` are the constants and the state to start from; without them, the caller writes into those of the graph.
+        What it returns is the graph's own, too: `own` copies what outlives the session.
         """
         import torch
 
         with self.lock, torch.cuda.device(self.device), torch.no_grad():
             self.used.wait()  # a call before this one, on whichever stream
             try:
-                for own, new in zip(leaves((self.constants, self.state)), leaves((constants, state)), strict=True):
-                    own.copy_(new)
+                if values:
+                    for own, new in zip(leaves((self.constants, self.state)), leaves(values), strict=True):
+                        own.copy_(new)
 
                 def replay() -> Any:
                     self.graph.replay()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import shutil
 import subprocess
 import tempfile
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from cvxlayers.solvers.interior_point.outcome import Outcome
 
 COMPILER = shutil.which("g++")
 HERE = Path(__file__).resolve().parent
+BLOCK = 64  # rows of the diagonal blocks of a factor in global memory
 KERNELS = Path(launching.__file__).resolve().parent
 
 
@@ -35,7 +38,7 @@ def _library(name: str, macros: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
         #include "{HERE}/emulator.hpp"
         #include "{KERNELS}/{name}.cu"
         extern "C" void run(const Arguments *a, int blocks, long bytes) {{
-            emulator::launch([a] {{ {name}(*a); }}, blocks, THREADS, bytes);
+            emulator::launch([a] {{ {name}(*a); }}, blocks, THREADS, bytes, CLUSTER);
         }}
     """
     flags = ["-std=c++17", "-O1", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", "-w", "-xc++", "-"]
@@ -47,14 +50,51 @@ def _library(name: str, macros: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
 def _run(name: str, launch: launching.Launch, blocks: int, arguments: ctypes.Structure, backwards: bool) -> None:
     library = _library(name, launch.macros)
     library.run_backwards(int(backwards))
-    library.run(ctypes.byref(arguments), blocks, ctypes.c_long(launch.shared_bytes))
+    library.run(ctypes.byref(arguments), blocks * launch.members, ctypes.c_long(launch.shared_bytes))
 
 
 def _in_workspace(launch: launching.Launch, m: int, vectors: int, cones: int) -> launching.Launch:
     """The same with the vectors of m in global memory, as for many rows."""
     macros = tuple((key, 0 if key == "TALL" else value) for key, value in launch.macros)
     workspace = launch.workspace + vectors * launching.even(m) + cones
-    return launching.Launch(launch.threads, launch.shared_bytes, workspace, macros)
+    return replace(launch, workspace=workspace, macros=macros)
+
+
+def _in_parts(launch: launching.Launch, kept: int, wide: int) -> launching.Launch:
+    """The same with the factor in global memory, in blocks, as for many variables."""
+    macros = dict(launch.macros)
+    threads = max(128, launch.threads)
+    size = 8 * ((macros["VARIABLES"] + 7) // 8)
+    macros |= {"LARGE": 1, "BLOCK": BLOCK, "THREADS": threads, "LANES": 32, "CHUNK": threads // 32}
+    macros |= {"STATE_AT": launch.workspace, "KEPT": kept}
+    workspace = launch.workspace + 64 + wide * size + kept
+    return replace(launch, threads=threads, shared_bytes=227 * 1024, workspace=workspace, macros=tuple(macros.items()))
+
+
+def _factor(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """The Cholesky factors of matrix + rows'rows with inverted diagonal blocks."""
+    L = np.linalg.cholesky(matrix + rows.mT @ rows)
+    for start in range(0, L.shape[-1], BLOCK):
+        own = slice(start, start + BLOCK)
+        L[:, own, own] = np.linalg.inv(L[:, own, own])
+    return L
+
+
+def _run_in_parts(name: str, launch: launching.Launch, batch: int, n: int, m: int, arguments, backwards: bool) -> None:
+    """The parts of a kernel until no problem needs another, each with every problem that does."""
+    going, parts = np.ones(batch, np.int32), itertools.count()
+    factor = np.zeros((batch, n, n))
+    while going.any():
+        elements = np.flatnonzero(going).astype(np.int32)
+        rows, matrix = np.full((len(elements), m, n), np.nan), np.full((len(elements), n, n), np.nan)
+        addresses = map(_address, (elements, going, rows, matrix, factor))
+        part = next(parts)
+        arguments.resumed = launching.Resumed(*addresses, min(part, 2))
+        _run(name, launch, len(elements), arguments, backwards)
+        if name == "linear_solve":
+            going[:] = part == 0
+        left = np.flatnonzero(going[elements])
+        factor = _factor(rows[left], matrix[left])
 
 
 def _address(array: np.ndarray) -> int:
@@ -74,28 +114,42 @@ def _plain(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def solve(
-    cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False, workspace: bool = False,
+    cone: Product,
+    P,
+    q,
+    A,
+    b,
+    tol: float = 1e-8,
+    backwards: bool = False,
+    workspace: bool = False,
+    members: int = 0,
     sparsity: Sparsity | None = None,
-) -> Outcome:  # fmt: skip
-    """`cvxlayers.solvers.interior_point.cuda.solve` on NumPy arrays."""
+) -> Outcome:
+    """`cvxlayers.solvers.interior_point.cuda.solve` on NumPy arrays; with ``members``, in parts and by clusters."""
     P, q, A, b = _plain(P, q, A, b)
     rows, (m, n) = launching.layout(cone), A.shape[-2:]
     assert rows is not None
-    launch = sparsity.solve_launch if sparsity else launching.solve_launch(rows, n, m)
+    launch = sparsity.solve_launch if sparsity else launching.solve_launch(rows, n, m, max(members, 1))
     assert launch is not None
+    cones = launching.even(rows.socs) + 18 * rows.threes
     if workspace:
-        launch = _in_workspace(launch, m, 17, launching.even(rows.socs) + 18 * rows.threes)
+        launch = _in_workspace(launch, m, 17, cones)
+    if members:
+        launch = _in_parts(launch, 0 if workspace else 9 * launching.even(m) + cones, 5)
     batch = max(len(v) for v in (P, q, A, b))
     x, z, s, residuals = (np.full((batch, size), 7.0) for size in (n, m, m, 3))
     status, iterations = np.full(batch, -1, np.int32), np.full(batch, -1, np.int32)
-    space = np.full(batch * launch.workspace + 1, np.nan)
+    space = np.full(batch * launch.members * launch.workspace + 1, np.nan)
     arguments = launching.SolveArguments(
         *map(_address, (P, q, A, b)), *(_stride(v, batch) for v in (P, q, A, b)),
         *map(_address, (x, z, s, residuals, status, iterations)),
         *map(_address, (rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace, tol, 100, 1,
         _table(sparsity),
     )  # fmt: skip
-    _run("solve", launch, batch, arguments, backwards)
+    if members:
+        _run_in_parts("solve", launch, batch, n, m, arguments, backwards)
+    else:
+        _run("solve", launch, batch, arguments, backwards)
     return Outcome(x, z, s, status, iterations, residuals)
 
 
@@ -109,25 +163,31 @@ def linear_solve(
     gz,
     backwards: bool = False,
     workspace: bool = False,
+    members: int = 0,
     sparsity: Sparsity | None = None,
 ):
-    """`cvxlayers.solvers.interior_point.cuda.linear_solve` on NumPy arrays."""
+    """`cvxlayers.solvers.interior_point.cuda.linear_solve` on NumPy arrays; with ``members`` as `solve`."""
     P, A, z, s, gx, gz = _plain(P, A, z, s, gx, gz)
     rows, (m, n), (several, batch) = launching.layout(cone), A.shape[-2:], gx.shape[:2]
     assert rows is not None
-    launch = sparsity.linear_launch if sparsity else launching.linear_launch(rows, n, m)
+    launch = sparsity.linear_launch if sparsity else launching.linear_launch(rows, n, m, max(members, 1))
     assert launch is not None
+    cones = launching.even(3 * rows.socs) + launching.even(9 * rows.threes)
     if workspace:
-        cones = launching.even(3 * rows.socs) + launching.even(9 * rows.threes)
         launch = _in_workspace(launch, m, 11, cones)
+    if members:
+        launch = _in_parts(launch, 0 if workspace else 3 * launching.even(m) + cones, 1)
     wx, wz, residual = np.full(gx.shape, 7.0), np.full(gz.shape, 7.0), np.full((several, batch), 7.0)
-    space = np.full(batch * launch.workspace + 1, np.nan)
+    space = np.full(batch * launch.members * launch.workspace + 1, np.nan)
     arguments = launching.LinearArguments(
         *map(_address, (P, A, z, s)), _stride(P, batch), _stride(A, batch),
         *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.semis, rows.alphas, space)),
         launch.workspace, batch, several, 1, _table(sparsity),
     )  # fmt: skip
-    _run("linear_solve", launch, batch, arguments, backwards)
+    if members:
+        _run_in_parts("linear_solve", launch, batch, n, m, arguments, backwards)
+    else:
+        _run("linear_solve", launch, batch, arguments, backwards)
     return wx, wz, residual
 
 

@@ -1,7 +1,8 @@
 // CUDA thread blocks on the host: every thread is a fiber, which runs until it meets the others.
 //
 // A read that is not separated by a meeting from the write it depends on goes wrong, whichever order the fibers run in
-// (`backwards` turns it round), and a meeting that some thread never comes to is reported. One block runs at a time.
+// (`backwards` turns it round), and a meeting that some thread never comes to is reported. One block runs at a time, or
+// the members of one cluster.
 #pragma once
 #include <cmath>
 #include <csetjmp>
@@ -17,7 +18,7 @@
 #define __forceinline__ inline
 #define __noinline__ inline
 #define __launch_bounds__(...)
-#define SHARED (emulator::shared)
+#define SHARED (emulator::shared + emulator::current / emulator::threads * emulator::between)
 #define GLOBAL(pointer) (*(pointer))
 
 struct Index { int x; };
@@ -29,12 +30,14 @@ struct Meeting { int arrived = 0; long generation = 0; };
 struct Fiber { ucontext_t context; jmp_buf state; std::vector<char> stack; bool started, done; long calls; };
 
 inline double *shared;
-inline int threads, current;
+inline int threads, current, first_block;  // of a block; of a cluster
+inline long between;                       // from the shared memory of a block to that of the next
 inline bool backwards;
 inline long idle;
 inline std::vector<Fiber> fibers;
 inline std::vector<Meeting> warps;
-inline Meeting block;
+inline std::vector<Meeting> blocks;
+inline Meeting cluster;
 inline jmp_buf home;
 inline void (*body)();
 inline double mailbox[64][2][3][32];
@@ -46,7 +49,7 @@ inline void entry() {
 }
 
 inline void switch_to(int next) {
-    current = next, threadIdx.x = next;
+    current = next, threadIdx.x = next % threads, blockIdx.x = first_block + next / threads;
     Fiber &fiber = fibers[next];
     if (fiber.started) longjmp(fiber.state, 1);
     fiber.started = true;
@@ -55,9 +58,9 @@ inline void switch_to(int next) {
 
 inline void yield() {
     if (++idle > 1000000L) std::fprintf(stderr, "a thread waits for others that never come\n"), std::abort();
-    const int step = backwards ? threads - 1 : 1;
-    int next = (current + step) % threads;
-    while (fibers[next].done) next = (next + step) % threads;
+    const int all = int(fibers.size()), step = backwards ? all - 1 : 1;
+    int next = (current + step) % all;
+    while (fibers[next].done) next = (next + step) % all;
     if (next == current) return;
     if (_setjmp(fibers[current].state) == 0) switch_to(next);
 }
@@ -80,14 +83,16 @@ inline double (*exchange(double a, double b, double c))[32] {
     return box;
 }
 
-template <class Kernel> void launch(Kernel kernel, int blocks, int count, long bytes) {
+template <class Kernel> void launch(Kernel kernel, int count_blocks, int count, long bytes, int members) {
     static Kernel *now;
     now = &kernel, threads = count, body = [] { (*now)(); };
-    for (volatile int b = 0; b < blocks; b = b + 1) {
-        std::vector<double> memory(bytes / sizeof(double) + 1, NAN);
-        shared = memory.data(), blockIdx.x = b, idle = 0;
-        memory.back() = 12345.0;
-        fibers.resize(count), warps.assign(count / 32, Meeting()), block = Meeting();
+    between = bytes / sizeof(double) + 1;
+    for (volatile int b = 0; b < count_blocks; b = b + members) {
+        std::vector<double> memory(between * members, NAN);
+        shared = memory.data(), first_block = b, idle = 0;
+        for (int k = 0; k < members; ++k) memory[(k + 1) * between - 1] = 12345.0;
+        fibers.resize(count * members), warps.assign(count * members / 32, Meeting());
+        blocks.assign(members, Meeting()), cluster = Meeting();
         for (Fiber &fiber : fibers) {
             fiber.stack.resize(256 * 1024), fiber.started = fiber.done = false, fiber.calls = 0;
             getcontext(&fiber.context);
@@ -96,15 +101,17 @@ template <class Kernel> void launch(Kernel kernel, int blocks, int count, long b
             makecontext(&fiber.context, entry, 0);
         }
         _setjmp(home);  // a thread that ends comes back to here
-        for (int t = 0; t < count; ++t)
+        for (int t = 0; t < count * members; ++t)
             if (!fibers[t].done) switch_to(t);
-        if (memory.back() != 12345.0) std::fprintf(stderr, "written beyond shared memory\n"), std::abort();
+        for (int k = 0; k < members; ++k)
+            if (memory[(k + 1) * between - 1] != 12345.0)
+                std::fprintf(stderr, "written beyond shared memory\n"), std::abort();
     }
 }
 
 }  // namespace emulator
 
-inline void __syncthreads() { emulator::meet(emulator::block, emulator::threads); }
+inline void __syncthreads() { emulator::meet(emulator::blocks[emulator::current / emulator::threads], emulator::threads); }
 inline void __syncwarp() { emulator::meet(emulator::warps[emulator::current / 32], 32); }
 inline double rsqrt(double v) { return 1.0 / std::sqrt(v); }
 using std::isfinite;
@@ -150,3 +157,12 @@ inline void multiply_tile(double *c, double a0, double a1, double b) {
 }
 
 extern "C" void run_backwards(int yes) { emulator::backwards = yes; }
+
+#if CLUSTER > 1
+inline void meet_all() { emulator::meet(emulator::cluster, int(emulator::fibers.size())); }
+
+// What another block of the cluster has where this one has `at` in its shared memory.
+inline double taken(const double *at, int other) {
+    return at[(other - emulator::current / emulator::threads) * emulator::between];
+}
+#endif

@@ -207,7 +207,7 @@ def test_long_rows_stay_out():
     """A full row alone would fill the factor."""
     case = CASES["long rows"]()
     known = sparsity(case.program)
-    assert known.sizes["PIVOTS"] == 40 + 2 and known.sizes["KEPT"] == 80
+    assert known.sizes["PIVOTS"] == 40 + 2 and known.sizes["KEPT_ENTRIES"] == 80
     without = Elimination(known.staged, np.zeros(case.program.m, bool), nested_dissection)
     assert known.elimination.entries < without.entries == 40 * 41 / 2
 

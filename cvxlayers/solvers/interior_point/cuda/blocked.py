@@ -11,8 +11,7 @@ from typing import Any
 
 from cvxlayers.array import namespace
 from cvxlayers.array.cuda import reachable, shared_memory
-from cvxlayers.solvers.interior_point.cuda.kernels import kernel
-from cvxlayers.solvers.interior_point.cuda.launch import FACTOR_BLOCK, FactorArguments, factor_launch
+from cvxlayers.solvers.interior_point.cuda.launch import FACTOR_BLOCK, FactorArguments, factor_launch, kernel
 
 Tensor = Any
 
@@ -51,8 +50,26 @@ def inverse_factor(M: Tensor, extra: Tensor | float = 0.0) -> Tensor:
     return W.reshape(M.shape)
 
 
-def _factor(A: Tensor, W: Tensor, start: int, order: int) -> None:
+def factor_blocks(M: Tensor, L: Tensor) -> None:
+    """L becomes the Cholesky factor of M, both (batch, n, n) and contiguous, with the diagonal blocks inverted.
+
+    The lower triangle of M is overwritten. Left-looking: what is subtracted from a column of blocks is one product. A
+    pivot that is nothing beside M's diagonal counts as infinite.
+    """
+    n = M.shape[-1]
+    diagonal = M.diagonal(dim1=-2, dim2=-1).contiguous()
+    for start in range(0, n, FACTOR_BLOCK):
+        stop = min(start + FACTOR_BLOCK, n)
+        own = slice(start, stop)
+        if start:
+            M[:, start:, own].baddbmm_(L[:, start:, :start], L[:, own, :start].mT, alpha=-1.0)
+        _factor(M, L, start, stop - start, diagonal)
+        if stop < n:
+            L[:, stop:, own].baddbmm_(M[:, stop:, own], L[:, own, own].mT, beta=0.0)
+
+
+def _factor(A: Tensor, W: Tensor, start: int, order: int, diagonal: Tensor | None = None) -> None:
     n, launch = A.shape[-1], factor_launch()
-    at = 8 * start * (n + 1)
-    arguments = FactorArguments(A.data_ptr() + at, W.data_ptr() + at, n * n, n * n, n, n, order)
+    at, own = 8 * start * (n + 1), None if diagonal is None else diagonal.data_ptr() + 8 * start
+    arguments = FactorArguments(A.data_ptr() + at, W.data_ptr() + at, n * n, n * n, n, n, order, own, n)
     kernel("factor", launch, A.device)(A.shape[0], launch.threads, arguments)

@@ -13,7 +13,7 @@ class Chains:
     """Chains of the elimination tree, each of at most ``widest`` columns with (nearly) the same rows below.
 
     ``columns`` lists the rows below the diagonal of each column of the factor, filled with zeros so that those of a
-    chain agree below it. ``chains`` come after those that go into them; ``of`` and ``position`` say where each column is.
+    chain agree below it. ``chains`` come after those that go into them; ``of`` and ``position`` say where a column is.
     ``height`` and ``depth`` are those of each chain, above the lowest leaf and below its root, ``levels`` the largest.
     """
 

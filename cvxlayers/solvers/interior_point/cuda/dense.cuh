@@ -1,5 +1,5 @@
 // Dense matrices of one problem: products with matrices in global memory, and the inverse Cholesky factor in shared
-// memory.
+// memory, if it fits.
 //
 // LANES threads share a row of a product. TILES is how many 16 x 16 tiles of a Gram matrix a warp holds in registers at
 // a time, CHUNK how many rows of its factor are staged in shared memory.
@@ -10,6 +10,7 @@
 template <bool WRITTEN> DEVICE real fetched(const real *at) { return WRITTEN ? *at : GLOBAL(at); }
 
 // out_r = A u_r, or what PRODUCT says, for A (rows, n) by rows. Call meet() before it, if others wrote u, and after it.
+// Members of a cluster take equal parts of the rows.
 template <int R, Product PRODUCT, int rows = m, bool WRITTEN = false> FUNCTION void times_rows(const real *A, Vectors u, Vectors out) {
     constexpr int COLUMNS = (n + LANES - 1) / LANES, GROUPS = THREADS / LANES, AHEAD = COLUMNS > 14 ? 1 : 28 / COLUMNS > 4 ? 4 : 28 / COLUMNS;
     const int l = thread() % LANES, group = thread() / LANES;
@@ -18,41 +19,52 @@ template <int R, Product PRODUCT, int rows = m, bool WRITTEN = false> FUNCTION v
         const int j = l + LANES * k;
         UNROLL for (int r = 0; r < R; ++r) entries[r][k] = j < n ? u.at[r * u.stride + j] : 0.0;
     }
-    LOOP for (int first = 0; first < rows; first += GROUPS * AHEAD) {
+    constexpr int PART = (rows + CLUSTER - 1) / CLUSTER;  // the rows of a member
+    const int from = member() * PART, to = from + PART < rows ? from + PART : rows;
+    real *own = CLUSTER > 1 ? left() : out.at + from;
+    const int stride = CLUSTER > 1 ? PART : out.stride;
+    LOOP for (int first = from; first < to; first += GROUPS * AHEAD) {
         real a[AHEAD][COLUMNS];
         UNROLL for (int t = 0; t < AHEAD; ++t) {
             const int i = first + group + t * GROUPS;
             const real *row = A + i * n + l;
             UNROLL for (int k = 0; k < COLUMNS; ++k)
-                a[t][k] = i < rows && l + LANES * k < n ? fetched<WRITTEN>(row + LANES * k) : 0.0;
+                a[t][k] = i < to && l + LANES * k < n ? fetched<WRITTEN>(row + LANES * k) : 0.0;
         }
         UNROLL for (int t = 0; t < AHEAD; ++t) {
-            if (first + t * GROUPS >= rows) break;
+            if (first + t * GROUPS >= to) break;
             const int i = first + group + t * GROUPS;
             UNROLL for (int r = 0; r < R; ++r) {
                 real v = 0.0;
                 UNROLL for (int k = 0; k < COLUMNS; ++k) v = accumulate<PRODUCT>(v, a[t][k], entries[r][k]);
                 v = PRODUCT == LARGEST ? lanes_max<LANES>(v) : lanes_sum<LANES>(v);
-                if (l == 0 && i < rows) out.at[r * out.stride + i] = v;
+                if (l == 0 && i < to) own[r * stride + i - from] = v;
             }
         }
     }
+    if (CLUSTER == 1) return;
+    meet_all();
+    LOOP for (int i = thread(); i < rows; i += THREADS)
+        UNROLL for (int r = 0; r < R; ++r) out.at[r * out.stride + i] = taken(own + r * PART + i % PART, i / PART);
+    turn();
 }
 
 // out_r = A'v_r, or what PRODUCT says, for A (rows, n). n is at most THREADS; several threads share a column where
 // there are enough, and their parts meet. Thread j writes entry j. Call meet() before and after it.
 template <int R, Product PRODUCT, int rows, bool WRITTEN = false> FUNCTION void times_columns(const real *A, Vectors v, Vectors out) {
-    constexpr int SHARES = THREADS / n, EACH = (rows + SHARES - 1) / SHARES, TURNS = (EACH + 15) / 16, DEEP = TURNS ? (EACH + TURNS - 1) / TURNS : 0;
+    constexpr int PART = (rows + CLUSTER - 1) / CLUSTER;  // the rows of a member
+    constexpr int SHARES = THREADS / n, EACH = (PART + SHARES - 1) / SHARES, TURNS = (EACH + 15) / 16, DEEP = TURNS ? (EACH + TURNS - 1) / TURNS : 0;
+    const int from = member() * PART, to = from + PART < rows ? from + PART : rows;
     const int share = thread() / n, j = thread() - share * n;
     real sums[R], *parts = SHARED + PARTS_AT;
     UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
     if (share < SHARES) {
-        LOOP for (int i = share; i < rows; i += DEEP * SHARES) {
+        LOOP for (int i = from + share; i < to; i += DEEP * SHARES) {
             real entry[DEEP > 0 ? DEEP : 1];
             const real *a = A + i * n + j;
-            UNROLL for (int t = 0; t < DEEP; ++t) entry[t] = i + t * SHARES < rows ? fetched<WRITTEN>(a + t * SHARES * n) : 0.0;
+            UNROLL for (int t = 0; t < DEEP; ++t) entry[t] = i + t * SHARES < to ? fetched<WRITTEN>(a + t * SHARES * n) : 0.0;
             UNROLL for (int t = 0; t < DEEP; ++t) {
-                if (i + t * SHARES >= rows) break;
+                if (i + t * SHARES >= to) break;
                 UNROLL for (int r = 0; r < R; ++r)
                     sums[r] = accumulate<PRODUCT>(sums[r], entry[t], v.at[r * v.stride + i + t * SHARES]);
             }
@@ -67,8 +79,21 @@ template <int R, Product PRODUCT, int rows, bool WRITTEN = false> FUNCTION void 
                 sums[r] = PRODUCT == LARGEST ? larger(sums[r], part) : sums[r] + part;
             }
         }
-        UNROLL for (int r = 0; r < R; ++r) out.at[r * out.stride + j] = sums[r];
+        UNROLL for (int r = 0; r < R; ++r) (CLUSTER > 1 ? left() + r * n : out.at + r * out.stride)[j] = sums[r];
     }
+    if (CLUSTER == 1) return;
+    meet_all();
+    if (thread() < n) {
+        UNROLL for (int r = 0; r < R; ++r) {
+            real sum = 0.0;
+            UNROLL for (int k = 0; k < CLUSTER; ++k) {
+                const real part = taken(left() + r * n + thread(), k);
+                sum = PRODUCT == LARGEST ? larger(sum, part) : sum + part;
+            }
+            out.at[r * out.stride + thread()] = sum;
+        }
+    }
+    turn();
 }
 
 // out_r = A u_r, A'v_r and P u_r; see product.cuh.
@@ -79,15 +104,20 @@ template <int R, Product PRODUCT> DEVICE void times_P(Vectors u, Vectors out) { 
 // What the sparse matrices need; the dense ones are read where they are.
 DEVICE void open_matrices(const word *, bool) {}
 
-// Zero, or NaN if P or A holds NaN or infinity; of one thread.
+// Zero, or NaN if P or A holds NaN or infinity; of one thread of one member.
 FUNCTION real check_matrices(bool quadratic) {
+    const int first = thread() + THREADS * member(), step = THREADS * CLUSTER;
     real bad = 0.0;
-    UNROLL_4 for (int k = thread(); k < m * n; k += THREADS) bad += 0.0 * GLOBAL(header().A + k);
+    UNROLL_4 for (int k = first; k < m * n; k += step) bad += 0.0 * GLOBAL(header().A + k);
     if (quadratic) {
-        UNROLL_4 for (int k = thread(); k < n * n; k += THREADS) bad += 0.0 * GLOBAL(header().P + k);
+        UNROLL_4 for (int k = first; k < n * n; k += step) bad += 0.0 * GLOBAL(header().P + k);
     }
     return bad;
 }
+
+#if LARGE
+#include "large.cuh"
+#else
 
 // A symmetric or triangular matrix by its lower triangle: 8 x 8 tiles, tile (I, J) with I >= J at I (I + 1) / 2 + J.
 // Within a tile, columns are swapped by fours in every other pair of rows, so that a warp's fragments meet no bank
@@ -332,3 +362,5 @@ template <int R> FUNCTION void solve_factored(real *y) {
     if (row < size && half == 0) UNROLL for (int r = 0; r < R; ++r) y[r * size + row] = sums[r];
     meet();
 }
+
+#endif

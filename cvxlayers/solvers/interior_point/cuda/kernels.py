@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
+import ctypes
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from cvxlayers.array import constant, namespace
-from cvxlayers.array.cuda import Kernel, available, shared_memory
+from cvxlayers.array.cuda import Kernel, available, multiprocessors, shared_memory
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Product
+from cvxlayers.solvers.interior_point.cuda import large
 from cvxlayers.solvers.interior_point.cuda.launch import (
     MOST_COLUMNS,
     Launch,
     Layout,
     LinearArguments,
     PairArguments,
+    Resumed,
     SolveArguments,
+    kernel,
     layout,
     linear_launch,
+    members_of,
     solve_launch,
 )
 from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
@@ -29,8 +34,6 @@ from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.interior_point.outcome import Outcome
 
 Array = Any
-
-FOLDER = Path(__file__).parent
 
 
 def fits(cone: Product, n: int, m: int, device: Any, program: ConeProgram | None = None) -> bool:
@@ -62,14 +65,15 @@ def solve(
     batch shares is read in place. ``program`` tells the patterns of P and A, if they are known. The work is queued on
     the current stream; nothing waits for it.
     """
-    rows, (m, n), known = layout(cone), A.shape[-2:], sparsity(program, A.device)
-    launch = known.solve_launch if known else rows and solve_launch(rows, n, m)
+    rows, (m, n), batch = layout(cone), A.shape[-2:], max(v.shape[0] for v in (P, q, A, b))
+    known = sparsity(program, q.device)
+    launch = known.solve_launch if known else rows and _clustered(solve_launch, rows, n, m, batch, q.device)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
-    xp, batch = namespace(P, q, A, b), max(v.shape[0] for v in (P, q, A, b))
+    xp = namespace(P, q, A, b)
     kind = {"dtype": q.dtype, "device": q.device}
     x, z, s = (xp.empty((batch, size), **kind) for size in (n, m, m))
-    residuals, workspace = xp.empty((batch, 3), **kind), xp.empty((batch * launch.workspace,), **kind)
+    residuals, workspace = xp.empty((batch, 3), **kind), xp.empty((batch * launch.members * launch.workspace,), **kind)
     status, iterations = (xp.empty((batch,), dtype=xp.int32, device=q.device) for _ in range(2))
     if batch:
         tables = (constant(_table, (rows, name), q).data_ptr() for name in ("starts", "block", "semis", "alphas"))
@@ -79,7 +83,11 @@ def solve(
             *(v.data_ptr() for v in (x, z, s, residuals, status, iterations)),
             *tables, workspace.data_ptr(), launch.workspace, settings.tol, settings.max_iter, 1, _patterns(known, q),
         )  # fmt: skip
-        kernel("solve", launch, q.device)(batch, launch.threads, arguments)
+        run = partial(_started, kernel("solve", launch, q.device), launch, arguments)
+        if launch.large:
+            large.iterate(run, n, m, batch, q, symmetric=not rows.threes)
+        else:
+            run(batch)
     return Outcome(x, z, s, status, iterations, residuals)
 
 
@@ -99,14 +107,16 @@ def linear_solve(
     gx (R, B, n), gz (R, B, m); ``residual`` (R, B) is relative to the largest entry of a right-hand side. One factor
     serves all R. Elements whose system is singular have a residual that is not small.
     """
-    rows, (m, n), known = layout(cone), A.shape[-2:], sparsity(program, A.device)
-    launch = known.linear_launch if known else rows and linear_launch(rows, n, m)
+    rows, (m, n), (several, batch) = layout(cone), A.shape[-2:], gx.shape[:2]
+    known = sparsity(program, gx.device)
+    launch = known.linear_launch if known else rows and _clustered(linear_launch, rows, n, m, batch, gx.device)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
-    xp, (several, batch) = namespace(P, A, z, s), gx.shape[:2]
+    xp = namespace(P, A, z, s)
     wx, wz = xp.empty_like(gx), xp.empty_like(gz)
     residual, workspace = (
-        xp.empty(shape, dtype=gx.dtype, device=gx.device) for shape in ((several, batch), (batch * launch.workspace,))
+        xp.empty(shape, dtype=gx.dtype, device=gx.device)
+        for shape in ((several, batch), (batch * launch.members * launch.workspace,))
     )
     if several * batch:
         tables = (constant(_table, (rows, name), gx).data_ptr() for name in ("starts", "block", "semis", "alphas"))
@@ -115,7 +125,11 @@ def linear_solve(
             *(v.data_ptr() for v in (gx, gz, wx, wz, residual)),
             *tables, workspace.data_ptr(), launch.workspace, batch, several, 1, _patterns(known, gx),
         )  # fmt: skip
-        kernel("linear_solve", launch, gx.device)(batch, launch.threads, arguments)
+        run = partial(_started, kernel("linear_solve", launch, gx.device), launch, arguments)
+        if launch.large:
+            large.twice(run, n, m, batch, gx)
+        else:
+            run(batch)
     return wx, wz, residual
 
 
@@ -137,11 +151,6 @@ def pair(cone: Product, u: Array, n: int) -> tuple[Array, Array]:
     return z, s
 
 
-def _stride(v: Array, batch: int) -> int:
-    """Numbers from one problem to the next: 0 where all share one."""
-    return 0 if v.shape[0] == 1 < batch else v[0].numel()
-
-
 _TABLES: WeakKeyDictionary[Sparsity, dict[Any, Array]] = WeakKeyDictionary()
 
 
@@ -155,11 +164,26 @@ def _patterns(known: Sparsity | None, like: Array) -> int | None:
     return tables[like.device].data_ptr()
 
 
+def _started(
+    run: Kernel, launch: Launch, arguments: ctypes.Structure, blocks: int, resumed: Resumed | None = None
+) -> None:
+    if resumed is not None:
+        arguments.resumed = resumed
+    run(blocks * launch.members, launch.threads, arguments)
+
+
+def _clustered(
+    launch: Callable[..., Launch | None], rows: Layout, n: int, m: int, batch: int, device: Any
+) -> Launch | None:
+    """How a kernel is started on a device for a batch of this size."""
+    alone = launch(rows, n, m)
+    return launch(rows, n, m, members_of(alone, batch, *multiprocessors(device)))
+
+
+def _stride(v: Array, batch: int) -> int:
+    """Numbers from one problem to the next: 0 where all share one."""
+    return 0 if v.shape[0] == 1 < batch else v[0].numel()
+
+
 def _table(rows: Layout, name: str) -> np.ndarray:
     return getattr(rows, name)
-
-
-@cache
-def kernel(name: str, launch: Launch, device: Any) -> Kernel:
-    """The kernel of a file, compiled for one shape and one device."""
-    return Kernel(FOLDER / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from cvxlayers.array.cuda import Kernel
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
 
 SHARED_BYTES = 227 * 1024  # of one block, on the GPUs that have the most
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
+MOST_LARGE_COLUMNS = 512  # of matrices whose factor is made between two parts of a kernel: one for each thread
 MOST_ROWS = 4096
 FACTOR_BLOCK = 128  # rows of a diagonal block of larger matrices
 MOST_ORDER = 32  # of a semidefinite cone: the lanes of a warp
+
+
+class Resumed(ctypes.Structure):
+    """`Resumed` of large.cuh; the kernels of smaller programs do not look at it."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("elements", "going", "rows", "matrix", "factor")),
+        ("part", ctypes.c_int),
+    ]
 
 
 class SolveArguments(ctypes.Structure):
@@ -30,6 +43,7 @@ class SolveArguments(ctypes.Structure):
         ("max_iter", ctypes.c_int),
         ("quadratic", ctypes.c_int),
         ("table", ctypes.c_void_p),
+        ("resumed", Resumed),
     ]
 
 
@@ -44,6 +58,7 @@ class LinearArguments(ctypes.Structure):
         ("workspace_stride", ctypes.c_longlong),
         *((name, ctypes.c_int) for name in ("batch", "several", "quadratic")),
         ("table", ctypes.c_void_p),
+        ("resumed", Resumed),
     ]
 
 
@@ -63,6 +78,8 @@ class FactorArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("M", "W")),
         *((name, ctypes.c_longlong) for name in ("M_stride", "W_stride")),
         *((name, ctypes.c_int) for name in ("M_row", "W_row", "order")),
+        ("diagonal", ctypes.c_void_p),
+        ("diagonal_stride", ctypes.c_longlong),
     ]
 
 
@@ -136,6 +153,8 @@ class Launch:
     shared_bytes: int
     workspace: int  # float64 numbers of one problem
     macros: tuple[tuple[str, int], ...]  # what the text is compiled with
+    large: bool = False  # whether it stops where a factor is needed; see large.py
+    members: int = 1  # blocks that work on a problem
 
 
 _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, and the tiles of a warp
@@ -145,19 +164,28 @@ _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, a
     (128, 256, 16, 4),
     (176, 512, 32, 5),
     (MOST_COLUMNS, 512, 32, 3),
+    (MOST_LARGE_COLUMNS, 512, 32, 1),
 )
-_HEADER, _SPARSE_HEADER = 12, 14  # numbers, as in layout.cuh
+_HEADER, _SPARSE_HEADER = 16, 18  # numbers, as in layout.cuh
 DIRECTORY = 42  # words of the directory of sparse.cuh
+_HEAD = 64  # of a saved state, as in large.cuh
 
 
-def solve_launch(rows: Layout, n: int, m: int) -> Launch | None:
-    """How `solve` is started; None where it does not fit."""
-    return _launch(rows, n, m, (5, 8), (9, 8), even(rows.socs) + 18 * rows.threes)
+def solve_launch(rows: Layout, n: int, m: int, members: int = 1) -> Launch | None:
+    """How `solve` is started, a cluster of ``members`` blocks for each problem; None where it does not fit."""
+    return _launch(rows, n, m, (5, 8), (9, 8), even(rows.socs) + 18 * rows.threes, members)
 
 
-def linear_launch(rows: Layout, n: int, m: int) -> Launch | None:
+def linear_launch(rows: Layout, n: int, m: int, members: int = 1) -> Launch | None:
     """How `linear_solve` is started; None where it does not fit."""
-    return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes))
+    return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes), members)
+
+
+def members_of(launch: Launch | None, batch: int, multiprocessors: int, clusters: bool) -> int:
+    """How many blocks should work on a problem of a batch: with fewer, multiprocessors would have none."""
+    if launch is None or not launch.large or not clusters:
+        return 1
+    return next((k for k in (4, 2) if k * batch <= multiprocessors), 1)
 
 
 def sparse_solve_launch(rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int]) -> Launch | None:
@@ -180,18 +208,25 @@ def factor_launch() -> Launch:
 
 
 @lru_cache(maxsize=256)
-def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int], cones: int) -> Launch | None:
+def _launch(
+    rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int], cones: int, members: int
+) -> Launch | None:
     """``wide`` and ``tall`` count the vectors of n and of m: those kept, and those dead while the matrix is formed.
 
     ``cones`` counts the numbers that the scalings of curved cones take.
     """
-    if not 0 < n <= MOST_COLUMNS or m > MOST_ROWS:
+    if not 0 < n <= MOST_LARGE_COLUMNS or m > MOST_ROWS:
         return None
     _, threads, lanes, tiles = next(c for c in _CLASSES if n <= c[0])
     blocks = (n + 7) // 8
     size, height, warps = 8 * blocks, even(m), threads // 32
-    fixed = _HEADER + blocks * (blocks + 1) // 2 * 64 + size + (warps + 1) * 16 + 2 * threads + wide[0] * size
+    large = n > MOST_COLUMNS
+    factor = 0 if large else blocks * (blocks + 1) // 2 * 64
+    exchange = 4 * max(size, even(-(-m // members))) if members > 1 else 0  # two vectors of a member, in two places
+    fixed = _HEADER + factor + size + (warps + 1) * 16 + 2 * threads + exchange + wide[0] * size
     for chunk, shared in ((16, True), (8, True), (16, False), (8, False)):
+        if large and chunk < warps:  # a staged row for each warp
+            continue
         passing = wide[1] * size + tall[1] * height * shared
         staged = chunk * ((n + 15) // 16 * 16 + 4)
         used = 8 * (fixed + max(staged, passing) + (tall[0] * height + cones) * shared)
@@ -206,13 +241,19 @@ def _launch(rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int
     # What `cones.cuh` and `projections.cuh` keep of semidefinite cones.
     semidefinite = 5 * squares + 2 * orders + n * (rows.semi - rows.round + 8 * order)
     workspace = 2 * n * rows.socs + semidefinite + (0 if shared else (tall[0] + tall[1]) * height + cones)
+    kept = (tall[0] * height + cones) * shared  # numbers after the passing ones in shared memory
+    state = even(workspace)
+    if large:
+        workspace = state + _HEAD + wide[0] * size + even(kept)
     macros = {
         "VARIABLES": n, "ROWS": m, "ZEROS": rows.zeros, "LINEAR": rows.linear, "ROUND": rows.round,
         "SEMI": rows.semi, "SOCS": rows.socs, "SEMIS": len(rows.semis), "SQUARES": squares, "ORDERS": orders,
         "ORDER": order, "THREES": rows.threes, "EXPONENTIALS": rows.exponentials,
         "THREADS": threads, "LANES": lanes, "TILES": tiles, "CHUNK": chunk, "RESIDENT": resident, "TALL": int(shared),
+        "LARGE": int(large), "BLOCK": FACTOR_BLOCK, "STATE_AT": state, "KEPT": kept,
+        "CLUSTER": members, "EXCHANGE": exchange,
     }  # fmt: skip
-    return Launch(threads, used, workspace, tuple(macros.items()))
+    return Launch(threads, used, workspace, tuple(macros.items()), large, members)
 
 
 def _sparse_launch(
@@ -238,7 +279,7 @@ def _sparse_launch(
         "SPARSE": 1, "VARIABLES": n, "ROWS": m, "ZEROS": rows.zeros, "LINEAR": rows.linear, "ROUND": rows.round,
         "SEMI": rows.semi, "SOCS": rows.socs, "SEMIS": 0, "SQUARES": 0, "ORDERS": 0, "ORDER": 0, "THREES": rows.threes,
         "EXPONENTIALS": rows.exponentials, "THREADS": threads, "RESIDENT": resident, "FACTOR": places[0],
-        "WIDE": places[1], "TALL": places[2], **sizes,
+        "WIDE": places[1], "TALL": places[2], "LARGE": 0, "CLUSTER": 1, "EXCHANGE": 0, **sizes,
     }  # fmt: skip
     return Launch(threads, used, workspace, tuple(macros.items()))
 
@@ -246,3 +287,9 @@ def _sparse_launch(
 def even(count: int) -> int:
     """The next even number: vectors begin at multiples of 16 bytes."""
     return (count + 1) // 2 * 2
+
+
+@cache
+def kernel(name: str, launch: Launch, device: Any) -> Kernel:
+    """The kernel of a file, compiled for one shape and one device."""
+    return Kernel(Path(__file__).parent / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)

@@ -3,9 +3,9 @@
 // The shape is compiled in, so that addresses are constants: VARIABLES and ROWS, the rows of the cones (ZEROS, LINEAR,
 // ROUND, SEMI: the first row after the zero, the nonnegative, the second-order and the semidefinite cones), the numbers
 // of cones SOCS, SEMIS, THREES and EXPONENTIALS, and the sizes of semidefinite ones (see semidefinite.cuh).
-// `launch.py` knows the same sizes; TALL says whether the vectors of ROWS are in shared memory, too. SPARSE says that the
-// program has a pattern, which sparse.cuh knows; there, WIDE and FACTOR say the same of the vectors of VARIABLES and of the
-// factor.
+// `launch.py` knows the same sizes; TALL says whether the vectors of ROWS are in shared memory, too, LARGE whether the factor
+// is not (see large.cuh), and CLUSTER how many blocks work on a problem. SPARSE says that the program has a pattern, which
+// sparse.cuh knows; there, WIDE and FACTOR say whether the vectors of VARIABLES and the factor are in shared memory.
 #pragma once
 #include "block.cuh"
 
@@ -29,6 +29,9 @@ struct Header {
     real *workspace;
     real c;                     // scale of the cost
     int quadratic, refinements;
+    real *rows, *matrix;        // see large.cuh
+    const real *factor;
+    long long turn;             // see cluster.cuh
 #if SPARSE
     real *values;               // the part of the workspace that is sparse.cuh's
     const word *table;
@@ -36,9 +39,9 @@ struct Header {
 };
 
 #if SPARSE
-constexpr int HEADER = 14;  // doubles that the header takes
+constexpr int HEADER = 18;  // doubles that the header takes
 #else
-constexpr int HEADER = 12;
+constexpr int HEADER = 16;
 #endif
 static_assert(sizeof(Header) <= 8 * HEADER, "make room for the header");
 DEVICE Header &header() { return *reinterpret_cast<Header *>(SHARED); }
@@ -48,6 +51,7 @@ constexpr int DIRECTORY = 42, FACTORED = even(ENTRIES + PIVOTS + 2);
 constexpr int VALUES = even(A_ENTRIES + 1) + even(P_ENTRIES + 1) + even(STAGED + 1);
 constexpr int DIRECTORY_AT = HEADER;
 constexpr int REDUCE_AT = DIRECTORY_AT + even(DIRECTORY);
+constexpr int EXCHANGE_AT = REDUCE_AT;  // there are no clusters
 constexpr int SOLVED_AT = REDUCE_AT + REDUCE_SIZE;
 constexpr int FACTOR_AT = SOLVED_AT + 4 * pivots;
 constexpr int WIDE_AT = FACTOR_AT + (FACTOR ? FACTORED : 0);
@@ -62,10 +66,11 @@ DEVICE real *wide_kept(int k) {
 DEVICE real *wide_passing(int k) { return wide_kept(WIDE_KEPT + k); }
 #else
 constexpr int FACTOR_AT = HEADER;
-constexpr int PIVOTS_AT = FACTOR_AT + tiles * (tiles + 1) / 2 * 64;
+constexpr int PIVOTS_AT = FACTOR_AT + (LARGE ? 0 : tiles * (tiles + 1) / 2 * 64);
 constexpr int REDUCE_AT = PIVOTS_AT + size;
 constexpr int PARTS_AT = REDUCE_AT + REDUCE_SIZE;
-constexpr int WIDE_AT = PARTS_AT + 2 * THREADS;
+constexpr int EXCHANGE_AT = PARTS_AT + 2 * THREADS;
+constexpr int WIDE_AT = EXCHANGE_AT + EXCHANGE;
 constexpr int STAGED_AT = WIDE_AT + WIDE_KEPT * size;  // staged rows lie over what is dead while the matrix is formed
 constexpr int STAGED = CHUNK * stage_stride;
 constexpr int PASSING = WIDE_PASSING * size + (TALL ? TALL_PASSING * tall : 0);
@@ -92,6 +97,8 @@ DEVICE real *tall_kept(int k) {
     if (TALL) return SHARED + KEPT_AT + k * tall;
     return header().workspace + (TALL_PASSING + k) * tall;
 }
+
+#include "cluster.cuh"
 
 template <int SUMS, int MAXIMA> DEVICE void reduce(real (&sums)[SUMS], real (&maxima)[MAXIMA]) {
     reduce(SHARED + REDUCE_AT, sums, maxima);

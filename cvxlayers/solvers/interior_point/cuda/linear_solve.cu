@@ -21,6 +21,9 @@ struct Arguments {
     long long workspace_stride;
     int batch, several, quadratic;
     const word *table;                // of sparse.cuh
+#if LARGE
+    Resumed resumed;
+#endif
 };
 
 constexpr real ENOUGH = 1e-13;  // a relative residual that needs no refinement
@@ -109,21 +112,18 @@ FUNCTION void refine() {
     meet();
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) linear_solve(const Arguments a) {
-    const long long B = blockIdx.x;
-    if (thread() == 0) {
-        Header &here = header();
-        here.P = a.P + B * a.P_stride, here.A = a.A + B * a.A_stride;
-        here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
-        here.workspace = a.workspace + B * a.workspace_stride + WORKING;
-#if SPARSE
-        here.values = a.workspace + B * a.workspace_stride, here.table = a.table;
+// The problem of this block.
+#if LARGE
+DEVICE int element(const Arguments &a) { return a.resumed.elements[blockIdx.x / CLUSTER]; }
+#else
+DEVICE int element(const Arguments &) { return blockIdx.x; }
 #endif
-        here.quadratic = a.quadratic;
-    }
-    meet();
-    open_matrices(a.table, a.quadratic);
+
+// Scale the problem, and factor P + A'W A.
+DEVICE void prepare(const Arguments &a) {
+    const long long B = element(a);
     LOOP for (int j = thread(); j < size; j += THREADS) d()[j] = 1.0;
+    meet();
     LOOP for (int i = thread(); i < m; i += THREADS) e()[i] = 1.0;
     meet();
     balance(a.quadratic);
@@ -140,9 +140,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) linear_solve(con
     decompose(a.z + B * m, a.s + B * m, e(), c);
 
     factor_normal();
+}
 
+// The solutions for all right-hand sides.
+DEVICE void solve_all(const Arguments &a) {
+    const real c = header().c;
     LOOP for (int r = 0; r < a.several; ++r) {
-        const long long at = (long long)r * a.batch + B;
+        const long long at = (long long)r * a.batch + element(a);
         real largest = 0.0;
         LOOP for (int j = thread(); j < size; j += THREADS) {
             f()[j] = j < n ? c * d()[j] * GLOBAL(a.gx + at * n + j) : 0.0;
@@ -168,9 +172,39 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) linear_solve(con
             worst = next;
             if (slow) break;
         }
-        LOOP for (int j = thread(); j < n; j += THREADS) a.wx[at * n + j] = d()[j] * X()[j];
-        LOOP for (int i = thread(); i < m; i += THREADS) a.wz[at * m + i] = e()[i] * Z()[i] / c;
-        if (thread() == 0) a.residual[at] = largest > 0.0 ? worst / largest : 0.0;
+        if (member() == 0) {
+            LOOP for (int j = thread(); j < n; j += THREADS) a.wx[at * n + j] = d()[j] * X()[j];
+            LOOP for (int i = thread(); i < m; i += THREADS) a.wz[at * m + i] = e()[i] * Z()[i] / c;
+            if (thread() == 0) a.residual[at] = largest > 0.0 ? worst / largest : 0.0;
+        }
         meet();
     }
+}
+
+extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) linear_solve(const Arguments a) {
+    const long long B = element(a);
+    if (thread() == 0) {
+        Header &here = header();
+        here.P = a.P + B * a.P_stride, here.A = a.A + B * a.A_stride;
+        here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
+        here.workspace = a.workspace + (B * CLUSTER + member()) * a.workspace_stride + WORKING;
+#if SPARSE
+        here.values = here.workspace - WORKING, here.table = a.table;
+#endif
+        here.quadratic = a.quadratic, here.turn = 0;
+    }
+#if LARGE
+    place(a.resumed);
+    real none;
+    if (a.resumed.part == 0)
+        prepare(a), save(none = 0.0);
+    else
+        restore(none), solve_all(a);
+    meet_all();  // until the others have taken what this one left
+#else
+    meet();
+    open_matrices(a.table, a.quadratic);
+    prepare(a);
+    solve_all(a);
+#endif
 }

@@ -9,7 +9,8 @@
 
 constexpr real STATIC = 1e-10;  // added to the diagonal of P, for matrices with entries of size one
 
-// Factor c d P d + STATIC + B'B, with the rows B = W^(1/2) e A d. Call meet() before it; ends with one.
+// Factor c d P d + STATIC + B'B, with the rows B = W^(1/2) e A d; a large matrix, when the kernel is resumed. Call meet()
+// before it; ends with one.
 #if SPARSE
 FUNCTION void factor_normal() {
     const real c = header().c, *a = A_values(), *p = P_values();
@@ -34,7 +35,7 @@ FUNCTION void factor_normal() {
         const int at = listed(P_AT, k), i = at / n, j = at - i * n;
         U[listed(P_PLACE, k)] += c * d()[i] * d()[j] * p[k];
     }
-    LOOP for (int k = thread(); k < KEPT; k += THREADS) U[listed(KEPT_PLACE, k)] = B[listed(KEPT_FROM, k)];
+    LOOP for (int k = thread(); k < KEPT_ENTRIES; k += THREADS) U[listed(KEPT_PLACE, k)] = B[listed(KEPT_FROM, k)];
     meet();
     gather<1, false>(
         SQUARE_SUMS, [=](word term, real *sum) { *sum += B[low_of(term)] * B[high_of(term)]; },
@@ -81,6 +82,8 @@ FUNCTION void factor_normal() {
              const real entry = quadratic ? c * d()[i] * d()[j] * GLOBAL(P + i * n + j) : 0.0;
              return i == j ? entry + STATIC : entry;
          });
+#if !LARGE
     factorize();
+#endif
 }
 #endif

@@ -21,6 +21,9 @@ struct Arguments {
     real tol;
     int max_iter, quadratic;                           // quadratic: whether P may hold anything but zeros
     const word *table;                                 // of sparse.cuh
+#if LARGE
+    Resumed resumed;
+#endif
 };
 
 enum Status { SOLVED, INACCURATE, INFEASIBLE, UNBOUNDED, MAX_ITERATIONS, NUMERICAL_ERROR, INVALID_INPUT };
@@ -66,7 +69,7 @@ FUNCTION bool equilibrate() {
         d()[j] = 1.0, x()[j] = 0.0;
         if (j < n) bad += 0.0 * GLOBAL(q + j);
     }
-    if (!(reduced_sum(bad) == 0.0)) return false;
+    if (!(sum_of_members(reduced_sum(bad)) == 0.0)) return false;
 
     balance(quadratic);
     real sums[1] = {0.0}, maxima[1] = {0.0};
@@ -227,7 +230,8 @@ FUNCTION void shift_inside(real *v) {
     meet();
 }
 
-// The point to start from: the least-squares solution, shifted into the cones; or e, where a cone is not symmetric.
+// The point to start from: the least-squares solution at H = I, which is factored, shifted into the cones; or e, where a
+// cone is not symmetric.
 FUNCTION void start() {
 #if THREES
     LOOP for (int i = thread(); i < m; i += THREADS) {
@@ -253,9 +257,6 @@ FUNCTION void start() {
     LOOP for (int j = thread(); j < size; j += THREADS) x()[j] = 0.0;
     meet();
 #else
-    unit_cones();
-    meet();
-    factor_normal();
     LOOP for (int j = thread(); j < size; j += THREADS) f()[j] = 0.0, f()[size + j] = -qh()[j];
     LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = bh()[i], g()[tall + i] = 0.0;
     meet();
@@ -438,9 +439,17 @@ DEVICE real longest(const real *dz, real tau, real dtau, real kappa, real dkappa
     return -reduced_max(-most);
 }
 
+// The problem of this block.
+#if LARGE
+DEVICE int element(const Arguments &a) { return a.resumed.elements[blockIdx.x / CLUSTER]; }
+#else
+DEVICE int element(const Arguments &) { return blockIdx.x; }
+#endif
+
 // The point as it goes out, `by` times the iterate and unscaled; NaN for what is not asked for.
 FUNCTION void store(const Arguments &a, real by, bool primal, bool dual) {
-    const long long B = blockIdx.x;
+    const long long B = element(a);
+    if (member() != 0) return;
     LOOP for (int j = thread(); j < n; j += THREADS) a.x[B * n + j] = primal ? d()[j] * x()[j] * by : NAN;
     LOOP for (int i = thread(); i < m; i += THREADS) {
         const real scale = e()[i];
@@ -449,149 +458,209 @@ FUNCTION void store(const Arguments &a, real by, bool primal, bool dual) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) solve(const Arguments a) {
-    const long long B = blockIdx.x;
+// Where a solve stands between two iterations.
+struct Progress {
+    real tau, kappa, norm_q, norm_b;
+    real best, primal, dual, gap;          // the best iterate's residuals
+    real least, expected_rp, expected_rd;
+    Measure is;
+    int status, iteration, good, stalled;
+};
+
+// Scales, and what the iterations start from; false if the data are invalid.
+DEVICE bool begin(Progress &p) {
+    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0};
+    if (!equilibrate()) return false;
+    real norms[2] = {0.0, 0.0}, none[1] = {0.0};
+    LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(GLOBAL(header().q + j));
+    LOOP for (int i = thread(); i < m; i += THREADS) norms[1] += square(e()[i] > 0.0 ? GLOBAL(header().b + i) : 1.0);
+    reduce(norms, none);
+    p.norm_q = sqrt(norms[0]), p.norm_b = sqrt(norms[1]);
+    p.status = MAX_ITERATIONS;
+    return true;
+}
+
+// Measure the iterate and scale the cones at it; false where the iterations end.
+DEVICE bool approach(const Arguments &a, Progress &p) {
+    const Measure is = p.is = measure(p.tau, p.norm_q, p.norm_b);
+    p.stalled = is.worst < 0.8 * p.least ? 0 : p.stalled + 1;
+    p.least = smaller(p.least, is.worst);
+    if (is.worst < p.best && is.worst <= larger(INACCURACY, 100.0 * a.tol)) {
+        store(a, 1.0 / p.tau, true, true);
+        p.best = is.worst, p.primal = is.primal, p.dual = is.dual, p.gap = is.gap;
+    }
+    p.good += p.best <= a.tol;
+    // Curved cones get a Newton step afterwards; with linear ones, iterations that tell the active rows take its place.
+    const bool unclear = !CURVED && is.unclear;
+    if ((p.best <= 0.01 * a.tol && !unclear) || p.good > (unclear ? 5 : 2) || (p.good && p.stalled)) return false;
+    if (p.kappa > p.tau) {
+        const real infeasible = certificate_of_infeasibility(is);
+        if (infeasible <= 0.5 * CERTIFICATE) {
+            store(a, -header().c / is.bz, false, true);
+            p.status = INFEASIBLE, p.primal = NAN, p.dual = infeasible, p.gap = NAN;
+            return false;
+        }
+        real dual = 0.0;
+        meet();
+        const real unbounded = certificate_of_unboundedness(is, dual);
+        if (unbounded <= 0.5 * CERTIFICATE) {
+            store(a, -header().c / is.qx, true, false);
+            p.status = UNBOUNDED, p.primal = unbounded, p.dual = dual, p.gap = NAN;
+            return false;
+        }
+    }
+    if (p.iteration >= a.max_iter) return false;
+    if (is.worst >= 1e300 || p.stalled > 15) {
+        p.status = NUMERICAL_ERROR;
+        return false;
+    }
+    // The residuals of an exact step are known beforehand; the last digits depend on refinement, all the more where the
+    // scaling is no diagonal matrix.
+    const real matters = larger(a.tol, is.worst) * 0.1;
+    const bool off = (is.rp > 2.0 * p.expected_rp && is.primal > matters) ||
+                     (is.rd > 2.0 * p.expected_rd && is.dual > matters);
+    int refinements = header().refinements;
+    if (off && refinements < REFINEMENTS) ++refinements;
+    if (CURVED && is.worst < 1e-3 && refinements < 1) refinements = 1;
+    if ((CURVED && is.worst < 10.0 * a.tol) || (p.stalled && is.worst < 1e-4)) refinements = REFINEMENTS;
+    meet();
+    if (thread() == 0) header().refinements = refinements;
+    scale_cones(z(), s());
+    meet();
+    return true;
+}
+
+// Predictor, corrector and step with the factor of the iterate's matrix; false where no step is left.
+DEVICE bool advance(Progress &p) {
+    const Measure &is = p.is;
+    const real tau = p.tau, kappa = p.kappa, mu = (is.sz + tau * kappa) / (degree + 1);
+    real none[1] = {0.0};
+    // The affine right-hand side (-rx, s - rz), and the constant one (-q, b).
+    LOOP for (int j = thread(); j < size; j += THREADS) f()[j] = j < n ? -rx()[j] : 0.0, f()[size + j] = -qh()[j];
+    LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = s()[i] - rz()[i], g()[tall + i] = bh()[i];
+    meet();
+    solve_kkt<2>();
+    real dots[2];
+    inner_products<2>(tau, dots);
+    const real by_tau = 1.0 / tau, rtau = is.xPx * by_tau + is.qx + is.bz + kappa;
+    const real bent = is.xPx * by_tau * by_tau;
+    real bottom = bent - dots[1];
+    if (!(bottom > 1e-3 * (bent + fabs(dots[1])))) bottom = larger(bottom, curvature(by_tau));
+    const real by_bottom = 1.0 / (kappa * by_tau + bottom);
+    real dtau = (rtau - kappa + dots[0]) * by_bottom, dkappa = -kappa - kappa * by_tau * dtau;
+    steps(dtau, t(), s(), 1.0);
+    real step = longest(t(), tau, dtau, kappa, dkappa, 1.0);
+#if THREES
+    step = -reduced_max(-step_back(z(), t(), s(), dS(), step));
+#endif
+    const real sigma = square(1.0 - step) * (1.0 - step);
+
+    const real share = 1.0 - sigma;  // of the second-order terms: a step that was not to be had corrects nothing
+    correct(z(), s(), t(), dS(), sigma * mu, share, ds());
+#if CURVED
+    meet();
+#endif
+    LOOP for (int j = thread(); j < n; j += THREADS) f()[j] = -(1.0 - sigma) * rx()[j];
+    LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = ds()[i] - (1.0 - sigma) * rz()[i];
+    const real d_kappa = kappa * tau + share * dkappa * dtau - sigma * mu;
+    meet();
+    solve_kkt<1>();
+    inner_products<1>(tau, dots);
+    dtau = ((1.0 - sigma) * rtau - d_kappa * by_tau + dots[0]) * by_bottom;
+    dkappa = -(d_kappa + kappa * dtau) * by_tau;
+    steps(dtau, Z(), ds(), 1.0 - sigma);
+    step = smaller(1.0, 0.99 * longest(Z(), tau, dtau, kappa, dkappa, 1e10));
+#if THREES
+    // Into the other cones, then near to the central path.
+    step = -reduced_max(-step_back(z(), Z(), s(), dS(), step));
+    LOOP for (int tries = 0; tries < 50; ++tries) {
+        real parts[2] = {0.0, barriers(z(), Z(), s(), dS(), step)};
+        LOOP for (int i = thread(); i < m; i += THREADS)
+            parts[0] += (z()[i] + step * Z()[i]) * (s()[i] + step * dS()[i]);
+        reduce(parts, none);
+        const real next_tau = tau + step * dtau, next_kappa = kappa + step * dkappa;
+        const real next_mu = (parts[0] + next_tau * next_kappa) / (degree + 1);
+        if ((degree + 1) * log(next_mu) - log(next_tau * next_kappa) + parts[1] < 1.0 + 3.0 * THREES) break;
+        step *= 0.8;
+    }
+#endif
+    if (!(step > 1e-12)) {
+        p.status = NUMERICAL_ERROR;
+        return false;
+    }
+    LOOP for (int j = thread(); j < n; j += THREADS) x()[j] += step * (X()[j] + dtau * X()[size + j]);
+    LOOP for (int i = thread(); i < m; i += THREADS) z()[i] += step * Z()[i], s()[i] += step * dS()[i];
+    const real left = 1.0 - step * (1.0 - sigma);
+    p.expected_rp = left * is.rp, p.expected_rd = left * is.rd;
+    p.tau += step * dtau, p.kappa += step * dkappa, ++p.iteration;
+    meet();
+    return true;
+}
+
+// How it ended, for the caller.
+DEVICE void conclude(const Arguments &a, Progress &p) {
+    const long long B = element(a);
+    if (p.status != INFEASIBLE && p.status != UNBOUNDED && p.best < 1e300)
+        p.status = p.best <= 10.0 * a.tol ? SOLVED : INACCURATE;
+    if (p.status >= MAX_ITERATIONS) store(a, 1.0, false, false);
+    if (thread() == 0 && member() == 0) {
+        a.status[B] = p.status, a.iterations[B] = p.iteration;
+        a.residuals[3 * B] = p.primal, a.residuals[3 * B + 1] = p.dual, a.residuals[3 * B + 2] = p.gap;
+    }
+}
+
+constexpr bool SYMMETRIC = THREES == 0;
+
+extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) solve(const Arguments a) {
+    const long long B = element(a);
     if (thread() == 0) {
         Header &here = header();
         here.P = a.P + B * a.P_stride, here.q = a.q + B * a.q_stride;
         here.A = a.A + B * a.A_stride, here.b = a.b + B * a.b_stride;
         here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
-        here.workspace = a.workspace + B * a.workspace_stride + WORKING;
+        here.workspace = a.workspace + (B * CLUSTER + member()) * a.workspace_stride + WORKING;
 #if SPARSE
-        here.values = a.workspace + B * a.workspace_stride, here.table = a.table;
+        here.values = here.workspace - WORKING, here.table = a.table;
 #endif
-        here.c = 1.0, here.quadratic = a.quadratic, here.refinements = 0;
+        here.c = 1.0, here.quadratic = a.quadratic, here.refinements = 0, here.turn = 0;
     }
+    Progress p;
+#if LARGE
+    // One part of the iterations, from the factor that the part before asked for to the next one that is needed.
+    if (a.resumed.part > 0 && !a.resumed.going[B]) return;
+    place(a.resumed);
+    bool going;
+    if (a.resumed.part == 0) {
+        meet();
+        going = begin(p);
+        if (going && SYMMETRIC) unit_cones(), meet();
+        if (going && !SYMMETRIC) start(), going = approach(a, p);
+    } else {
+        restore(p);
+        going = true;
+        if (a.resumed.part == 1)
+            start();
+        else
+            going = advance(p);
+        if (going) going = approach(a, p);
+    }
+    if (going)
+        factor_normal(), save(p);
+    else
+        conclude(a, p);
+    meet_all();  // until the others have taken what this one left
+    if (thread() == 0 && member() == 0) a.resumed.going[B] = going;
+#else
     meet();
     open_matrices(a.table, a.quadratic);
-    real best = 1e300, best_primal = NAN, best_dual = NAN, best_gap = NAN;
-    int status = INVALID_INPUT, iteration = 0;
-    if (equilibrate()) {
-        real tau = 1.0, kappa = 1.0, norms[2] = {0.0, 0.0}, none[1] = {0.0};
-        LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(GLOBAL(header().q + j));
-        LOOP for (int i = thread(); i < m; i += THREADS)
-            norms[1] += square(e()[i] > 0.0 ? GLOBAL(header().b + i) : 1.0);
-        reduce(norms, none);
-        const real norm_q = sqrt(norms[0]), norm_b = sqrt(norms[1]);
+    if (begin(p)) {
+        if (SYMMETRIC) unit_cones(), meet(), factor_normal();
         start();
-        status = MAX_ITERATIONS;
-        int good = 0, stalled = 0, refinements = 0;
-        real least = 1e300, expected_rp = 1e300, expected_rd = 1e300;
-        LOOP for (;; ++iteration) {
-            const Measure is = measure(tau, norm_q, norm_b);
-            stalled = is.worst < 0.8 * least ? 0 : stalled + 1;
-            least = smaller(least, is.worst);
-            if (is.worst < best && is.worst <= larger(INACCURACY, 100.0 * a.tol)) {
-                store(a, 1.0 / tau, true, true);
-                best = is.worst, best_primal = is.primal, best_dual = is.dual, best_gap = is.gap;
-            }
-            good += best <= a.tol;
-            // Curved cones get a Newton step afterwards; with linear ones, iterations that tell the active rows take its place.
-            const bool unclear = !CURVED && is.unclear;
-            if ((best <= 0.01 * a.tol && !unclear) || good > (unclear ? 5 : 2) || (good && stalled)) break;
-            if (kappa > tau) {
-                const real infeasible = certificate_of_infeasibility(is);
-                if (infeasible <= 0.5 * CERTIFICATE) {
-                    store(a, -header().c / is.bz, false, true);
-                    status = INFEASIBLE, best_primal = NAN, best_dual = infeasible, best_gap = NAN;
-                    break;
-                }
-                real dual = 0.0;
-                meet();
-                const real unbounded = certificate_of_unboundedness(is, dual);
-                if (unbounded <= 0.5 * CERTIFICATE) {
-                    store(a, -header().c / is.qx, true, false);
-                    status = UNBOUNDED, best_primal = unbounded, best_dual = dual, best_gap = NAN;
-                    break;
-                }
-            }
-            if (iteration >= a.max_iter) break;
-            if (is.worst >= 1e300 || stalled > 15) {
-                status = NUMERICAL_ERROR;
-                break;
-            }
-            // The residuals of an exact step are known beforehand; the last digits depend on refinement, all the more
-            // where the scaling is no diagonal matrix.
-            const real matters = larger(a.tol, is.worst) * 0.1;
-            const bool off = (is.rp > 2.0 * expected_rp && is.primal > matters) ||
-                             (is.rd > 2.0 * expected_rd && is.dual > matters);
-            if (off && refinements < REFINEMENTS) ++refinements;
-            if (CURVED && is.worst < 1e-3 && refinements < 1) refinements = 1;
-            if ((CURVED && is.worst < 10.0 * a.tol) || (stalled && is.worst < 1e-4)) refinements = REFINEMENTS;
-            if (thread() == 0) header().refinements = refinements;
-
-            const real mu = (is.sz + tau * kappa) / (degree + 1);
-            scale_cones(z(), s());
-            meet();
+        LOOP while (approach(a, p)) {
             factor_normal();
-
-            // The affine right-hand side (-rx, s - rz), and the constant one (-q, b).
-            LOOP for (int j = thread(); j < size; j += THREADS)
-                f()[j] = j < n ? -rx()[j] : 0.0, f()[size + j] = -qh()[j];
-            LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = s()[i] - rz()[i], g()[tall + i] = bh()[i];
-            meet();
-            solve_kkt<2>();
-            real dots[2];
-            inner_products<2>(tau, dots);
-            const real by_tau = 1.0 / tau, rtau = is.xPx * by_tau + is.qx + is.bz + kappa;
-            const real bent = is.xPx * by_tau * by_tau;
-            real bottom = bent - dots[1];
-            if (!(bottom > 1e-3 * (bent + fabs(dots[1])))) bottom = larger(bottom, curvature(by_tau));
-            const real by_bottom = 1.0 / (kappa * by_tau + bottom);
-            real dtau = (rtau - kappa + dots[0]) * by_bottom, dkappa = -kappa - kappa * by_tau * dtau;
-            steps(dtau, t(), s(), 1.0);
-            real step = longest(t(), tau, dtau, kappa, dkappa, 1.0);
-#if THREES
-            step = -reduced_max(-step_back(z(), t(), s(), dS(), step));
-#endif
-            const real sigma = square(1.0 - step) * (1.0 - step);
-
-            const real share = 1.0 - sigma;  // of the second-order terms: a step that was not to be had corrects nothing
-            correct(z(), s(), t(), dS(), sigma * mu, share, ds());
-#if CURVED
-            meet();
-#endif
-            LOOP for (int j = thread(); j < n; j += THREADS) f()[j] = -(1.0 - sigma) * rx()[j];
-            LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = ds()[i] - (1.0 - sigma) * rz()[i];
-            const real d_kappa = kappa * tau + share * dkappa * dtau - sigma * mu;
-            meet();
-            solve_kkt<1>();
-            inner_products<1>(tau, dots);
-            dtau = ((1.0 - sigma) * rtau - d_kappa * by_tau + dots[0]) * by_bottom;
-            dkappa = -(d_kappa + kappa * dtau) * by_tau;
-            steps(dtau, Z(), ds(), 1.0 - sigma);
-            step = smaller(1.0, 0.99 * longest(Z(), tau, dtau, kappa, dkappa, 1e10));
-#if THREES
-            // Into the other cones, then near to the central path.
-            step = -reduced_max(-step_back(z(), Z(), s(), dS(), step));
-            LOOP for (int tries = 0; tries < 50; ++tries) {
-                real parts[2] = {0.0, barriers(z(), Z(), s(), dS(), step)};
-                LOOP for (int i = thread(); i < m; i += THREADS)
-                    parts[0] += (z()[i] + step * Z()[i]) * (s()[i] + step * dS()[i]);
-                reduce(parts, none);
-                const real next_tau = tau + step * dtau, next_kappa = kappa + step * dkappa;
-                const real next_mu = (parts[0] + next_tau * next_kappa) / (degree + 1);
-                if ((degree + 1) * log(next_mu) - log(next_tau * next_kappa) + parts[1] < 1.0 + 3.0 * THREES) break;
-                step *= 0.8;
-            }
-#endif
-            if (!(step > 1e-12)) {
-                status = NUMERICAL_ERROR;
-                break;
-            }
-            LOOP for (int j = thread(); j < n; j += THREADS) x()[j] += step * (X()[j] + dtau * X()[size + j]);
-            LOOP for (int i = thread(); i < m; i += THREADS) z()[i] += step * Z()[i], s()[i] += step * dS()[i];
-            const real left = 1.0 - step * (1.0 - sigma);
-            expected_rp = left * is.rp, expected_rd = left * is.rd;
-            tau += step * dtau, kappa += step * dkappa;
-            meet();
+            if (!advance(p)) break;
         }
-        if (status != INFEASIBLE && status != UNBOUNDED && best < 1e300)
-            status = best <= 10.0 * a.tol ? SOLVED : INACCURATE;
     }
-    if (status >= MAX_ITERATIONS) store(a, 1.0, false, false);
-    if (thread() == 0) {
-        a.status[B] = status, a.iterations[B] = iteration;
-        a.residuals[3 * B] = best_primal, a.residuals[3 * B + 1] = best_dual, a.residuals[3 * B + 2] = best_gap;
-    }
+    conclude(a, p);
+#endif
 }

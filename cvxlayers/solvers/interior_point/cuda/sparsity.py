@@ -92,7 +92,7 @@ class Sparsity:
         return {
             "PIVOTS": len(order.place), "ENTRIES": order.entries, "A_ENTRIES": self.program.A.nnz,
             "P_ENTRIES": self.program.P.nnz, "STAGED": staged.size, "STAGED_LINEAR": staged.linear,
-            "KEPT": len(order.kept_at), "UNITS": len(staged.units),
+            "KEPT_ENTRIES": len(order.kept_at), "UNITS": len(staged.units),
         }  # fmt: skip
 
     @cached_property
