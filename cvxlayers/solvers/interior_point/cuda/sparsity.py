@@ -29,6 +29,7 @@ from cvxlayers.solvers.interior_point.cuda.schedule import schedule
 from cvxlayers.solvers.interior_point.cuda.staged import Staged
 from cvxlayers.solvers.interior_point.cuda.symbolic import Elimination, products
 
+_MOST_VARIABLES = 16384  # places in matrices are 32-bit numbers
 _MOST_TERMS = 4_000_000  # of one table: it has to stay in the GPU's cache
 # What a multiplication of dense matrices costs, by the kernels and by the plain method, and eight columns of a dense
 # factorization, in products of a sparse one.
@@ -53,7 +54,7 @@ class Sparsity:
     @classmethod
     def _found(cls, program: ConeProgram) -> Sparsity | None:
         rows = layout(program.cone)
-        if rows is None or len(rows.semis) or not program.n or program.m > MOST_ROWS:
+        if rows is None or len(rows.semis) or not 0 < program.n <= _MOST_VARIABLES or program.m > MOST_ROWS:
             return None
         # Before everything is made, which takes long where it is of no use: what the rows bring at least.
         stored = np.sort(np.bincount(program.A.rows, minlength=program.m))[:-10].astype(float)
