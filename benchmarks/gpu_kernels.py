@@ -24,8 +24,7 @@ import torch
 from cvxlayers.array.cuda import compile_text
 from cvxlayers.sets import Exponential, Nonnegative, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point.cuda import fits, linear_solve, solve
-from cvxlayers.solvers.interior_point.cuda.kernels import FOLDER
-from cvxlayers.solvers.interior_point.cuda.launch import layout, linear_launch, solve_launch
+from cvxlayers.solvers.interior_point.cuda.launch import FOLDER, layout, linear_launch, solve_launch
 from cvxlayers.solvers.interior_point.native import Native
 
 DENSE = [(10, 20, 4096), (50, 50, 1024), (100, 100, 128), (100, 100, 1024), (200, 150, 128)]

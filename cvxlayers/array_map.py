@@ -87,7 +87,7 @@ class ArrayMap:
         self.readers = tuple(_Reader(output, self._elimination) for output in form.outputs)
 
     def form_on(self, device: Any) -> str:
-        """In which form the native solver runs on a CUDA device of PyTorch."""
+        """In which form the native solver runs on an accelerator of PyTorch or JAX."""
         of = self.program
         return form(of.cone, of.n, of.m, device, self.settings, of)
 

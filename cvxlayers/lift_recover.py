@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from cvxlayers.array import cholesky, constant
+from cvxlayers.array import cholesky, constant, namespace
 from cvxlayers.canonical.form import AffineSolverAffine, Parameter
 from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.differential import Differential
@@ -38,7 +37,7 @@ class LiftRecover:
         """
         out = []
         for parameter, value in zip(self.form.parameters, values, strict=True):
-            xp = array_namespace(value)
+            xp = namespace(value)
             lead = tuple(value.shape[: value.ndim - len(parameter.shape)])
             if lead:
                 lead = (1,) * (batch_ndim - len(lead)) + lead
@@ -62,7 +61,7 @@ class LiftRecover:
     def recover(self, data: tuple[Array, ...], x: Array, z: Array) -> tuple[Array, ...]:
         """(P, q, A, b, r), x (*batch, n) and z (*batch, m) to the outputs, and the optimal value last."""
         P, q, A, b, r = data
-        xp = array_namespace(x)
+        xp = namespace(x)
         read: dict[str, Array] = {"x": x, "z": z}
         results = []
         for output, map_ in zip(self.form.outputs, self._outputs, strict=True):
@@ -89,7 +88,7 @@ def outside(parameter: Parameter, vector: Array) -> Array | None:
     """
     if not parameter.domain and parameter.transform == "identity":
         return None
-    xp = array_namespace(vector)
+    xp = namespace(vector)
     largest = xp.max(xp.abs(vector), axis=-1) if vector.shape[-1] else xp.sum(vector, axis=-1)
     slack = SLACK * (1.0 + largest)
     bad = ~xp.all(vector > 0, axis=-1) if parameter.transform != "identity" else xp.isnan(slack)

@@ -1,4 +1,4 @@
-"""Kernels for NVIDIA GPUs: CUDA text, compiled at run time by NVRTC and started on PyTorch's current stream.
+"""Kernels for NVIDIA GPUs: CUDA text, compiled at run time by NVRTC and started on a stream of PyTorch or of XLA.
 
 The driver and the compiler are reached through the package cuda-bindings, which PyTorch's CUDA builds bring along; no
 nvcc is needed. Machine code is kept in the user's cache folder (XDG_CACHE_HOME). Where anything is missing, `available`
@@ -11,7 +11,8 @@ import ctypes
 import hashlib
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,37 +40,69 @@ def _check(result: tuple, log: str = "") -> Any:
 
 
 @cache
+def _primary(index: int) -> Any:
+    """The context of a device that PyTorch and XLA share; made if there is none."""
+    driver, _ = _bindings()
+    _check(driver.cuInit(0))
+    return _check(driver.cuDevicePrimaryCtxRetain(_check(driver.cuDeviceGet(index))))
+
+
+@contextmanager
+def _on(context: Any) -> Iterator[None]:
+    """With the context as the thread's current one."""
+    driver, _ = _bindings()
+    _check(driver.cuCtxPushCurrent(context))
+    try:
+        yield
+    finally:
+        _check(driver.cuCtxPopCurrent())
+
+
+@cache
+def _attribute(index: int, name: str) -> int:
+    driver, _ = _bindings()
+    attribute = getattr(driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+    return _check(driver.cuDeviceGetAttribute(attribute, _check(driver.cuDeviceGet(index))))
+
+
+@cache
 def _capability(index: int) -> tuple[int, int] | None:
     """The compute capability of a device that can compile and run kernels; None for any other."""
-    import torch
-
     try:
         driver, _ = _bindings()
-        capability = torch.cuda.get_device_capability(index)
-        with torch.cuda.device(index):
-            torch.cuda.current_stream().synchronize()
+        with _on(_primary(index)):
+            major, minor = (_attribute(index, f"COMPUTE_CAPABILITY_{part}") for part in ("MAJOR", "MINOR"))
             # A compiler that is newer than the driver makes code that the driver does not load.
-            code = _machine_code(b'extern "C" __global__ void probe() {}', "probe.cu", [_target(capability)])
+            code = _machine_code(b'extern "C" __global__ void probe() {}', "probe.cu", [_target((major, minor))])
             _check(driver.cuModuleUnload(_check(driver.cuModuleLoadData(code))))
     except Exception:  # no driver, no compiler, libraries of other versions: whatever it is, there are no kernels
         return None
-    return capability if capability >= LEAST_CAPABILITY else None
+    return (major, minor) if (major, minor) >= LEAST_CAPABILITY else None
 
 
-def _index(device: Any) -> int:
+def of_jax(device: Any) -> bool:
+    """Whether a device is one of JAX; else it is one of PyTorch."""
+    return hasattr(device, "local_hardware_id")
+
+
+def _index(device: Any) -> int | None:
+    """The driver's number of a device of PyTorch or JAX, or that number; None if it is no NVIDIA GPU."""
+    if isinstance(device, int):
+        return device
+    if of_jax(device):
+        return device.local_hardware_id if device.platform in ("gpu", "cuda") else None
     import torch
 
     device = torch.device(device)
+    if device.type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
+        return None
     return torch.cuda.current_device() if device.index is None else device.index
 
 
 def available(device: Any) -> bool:
-    """Whether kernels can be compiled for, and run on, a PyTorch device."""
-    import torch
-
-    if torch.device(device).type != "cuda" or torch.version.cuda is None or not torch.cuda.is_available():
-        return False
-    return _capability(_index(device)) is not None
+    """Whether kernels can be compiled for, and run on, a device of PyTorch or JAX."""
+    index = _index(device)
+    return index is not None and _capability(index) is not None
 
 
 def reachable(x: Any) -> bool:
@@ -82,19 +115,33 @@ def reachable(x: Any) -> bool:
 
 
 def shared_memory(device: Any) -> int:
-    """The most shared memory, in bytes, that one thread block may have."""
-    import torch
-
-    properties = torch.cuda.get_device_properties(_index(device))
-    return int(getattr(properties, "shared_memory_per_block_optin", 0))
+    """The most shared memory, in bytes, that one thread block may have; of a device that is `available`."""
+    index = _index(device)
+    return 0 if index is None else _attribute(index, "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")
 
 
 def multiprocessors(device: Any) -> tuple[int, bool]:
     """How many multiprocessors a device has, and whether thread blocks can work in clusters there."""
+    index = _index(device)
+    if index is None:
+        return 0, False
+    return _attribute(index, "MULTIPROCESSOR_COUNT"), _attribute(index, "COMPUTE_CAPABILITY_MAJOR") >= 9
+
+
+@contextmanager
+def side_streams(device: Any, count: int) -> Iterator[list[Any]]:
+    """Streams of PyTorch that go on from where the current one is, which waits for them at the end."""
     import torch
 
-    properties = torch.cuda.get_device_properties(_index(device))
-    return properties.multi_processor_count, properties.major >= 9
+    current = torch.cuda.current_stream(device)
+    streams = [torch.cuda.Stream(device) for _ in range(count)]
+    for stream in streams:
+        stream.wait_stream(current)
+    try:
+        yield streams
+    finally:
+        for stream in streams:
+            current.wait_stream(stream)
 
 
 def cache_folder() -> Path:
@@ -144,29 +191,48 @@ class Kernel:
     """One kernel on one device, with the shared memory of its blocks allowed for."""
 
     def __init__(self, source: Path, name: str, macros: dict[str, int], shared_bytes: int, device: Any) -> None:
-        import torch
-
-        self.device, self.shared_bytes = torch.device("cuda", _index(device)), shared_bytes
+        index = _index(device)
+        capability = None if index is None else _capability(index)
+        if index is None or capability is None:
+            raise CudaError(f"kernels cannot be compiled for {device}")
+        self.index, self.shared_bytes = index, shared_bytes
         driver, _ = _bindings()
-        with torch.cuda.device(self.device):
-            torch.cuda.current_stream().synchronize()  # there is a context from here on
-            code = compile_text(source, macros, torch.cuda.get_device_capability(self.device))
+        code = compile_text(source, macros, capability)
+        with _on(_primary(index)):
             self._module = _check(driver.cuModuleLoadData(code))
             self._function = _check(driver.cuModuleGetFunction(self._module, name.encode()))
             attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             _check(driver.cuFuncSetAttribute(self._function, attribute, shared_bytes))
         self._launch = driver.cuLaunchKernel
 
-    def __call__(self, blocks: int, threads: int, arguments: ctypes.Structure) -> None:
-        """Start ``blocks`` thread blocks with one structure of arguments, on the current stream of the device."""
-        import torch
+    def __call__(self, blocks: int, threads: int, arguments: ctypes.Structure, stream: int | None = None) -> None:
+        """Start ``blocks`` thread blocks with one structure of arguments.
 
+        On PyTorch's current stream, or on ``stream``, the address of one of this device.
+        """
+        if stream is None:
+            import torch
+
+            with torch.cuda.device(self.index):
+                self._start(blocks, threads, arguments, torch.cuda.current_stream().cuda_stream)
+        else:
+            with _on(_primary(self.index)):
+                self._start(blocks, threads, arguments, stream)
+
+    def _start(self, blocks: int, threads: int, arguments: ctypes.Structure, stream: int) -> None:
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        with torch.cuda.device(self.device):
-            stream = torch.cuda.current_stream().cuda_stream
-            _check(
-                self._launch(
-                    self._function, blocks, 1, 1, threads, 1, 1, self.shared_bytes, stream,
-                    ctypes.addressof(pointers), 0,
-                )
-            )  # fmt: skip
+        sizes = (blocks, 1, 1, threads, 1, 1, self.shared_bytes)
+        _check(self._launch(self._function, *sizes, stream, ctypes.addressof(pointers), 0))
+
+
+def device_of(stream: int) -> int:
+    """The driver's number of the device that a stream belongs to."""
+    driver, _ = _bindings()
+    return _device_of(int(_check(driver.cuStreamGetCtx(stream))))
+
+
+@cache
+def _device_of(context: int) -> int:
+    driver, _ = _bindings()
+    with _on(driver.CUcontext(context)):
+        return int(_check(driver.cuCtxGetDevice()))

@@ -45,7 +45,7 @@ def polish(
     columns = tuple(v[..., None] for v in (q, b, x, z - s))
     q, b, x0, u0 = columns
     # One step brings most of it; without kernels, projections on curved cones take long on a GPU.
-    steps = 1 if is_torch_array(x) and x.is_cuda and (direction or not cone.linear) else STEPS
+    steps = 1 if direction or (is_torch_array(x) and x.is_cuda and not cone.linear) else STEPS
     pair = pair or cone.pair
 
     def equations(x: Array, u: Array) -> tuple:

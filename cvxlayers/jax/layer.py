@@ -131,8 +131,14 @@ class CvxpyLayer:
         )
 
     def plan(self):
-        """Which solver was chosen and why, and why not the others; prints as a table."""
-        return self.core.plan_for(jax.default_backend() != "cpu")
+        """Which solver was chosen and why, and why not the others; prints as a table.
+
+        On an accelerator it also says in which form the native solver runs there, for inputs in float64.
+        """
+        accelerator = jax.default_backend() != "cpu"
+        plan = self.core.plan_for(accelerator)
+        map_ = self.core.array_map(True) if accelerator else None
+        return plan if map_ is None else plan.explained(map_.form_on(jax.local_devices()[0]))
 
     def tree_flatten(self):
         return (), self

@@ -43,16 +43,20 @@ def made(request, monkeypatch):
     rows = layout(case.cone)
     assert rows is not None
     monkeypatch.setitem(Sparsity._known, case.program, Sparsity(case.program, rows))
-    assert cuda.sparsity(case.program, "cuda") is not None
+    assert cuda.sparse(case.program, ["cuda"]) is not None
     return case
+
+
+def known(made) -> Sparsity | None:
+    return cuda.sparse(made.program, ["cuda"])
 
 
 @pytest.mark.parametrize("made", LARGER, indirect=True)
 def test_solves(made):
     P, q, A, b = on_gpu(made)
-    out = cuda.solve(made.cone, P, q, A, b, Native(tol=1e-10), made.program)
+    out = cuda.solve(made.cone, P, q, A, b, Native(tol=1e-10), known(made))
     assert (out.status == Status.SOLVED).all()
-    again = cuda.solve(made.cone, P, q, A, b, Native(tol=1e-10), made.program)
+    again = cuda.solve(made.cone, P, q, A, b, Native(tol=1e-10), known(made))
     assert all(torch.equal(one, two) for one, two in zip(out, again, strict=True))
     plain = method.solve(made.cone, *made.arrays, Native(tol=1e-10))
     found = polish(made.cone, *made.arrays, *(v.cpu().numpy() for v in (out.x, out.z, out.s, out.residuals)))
@@ -64,10 +68,10 @@ def test_solves(made):
 @pytest.mark.parametrize("made", LARGER, indirect=True)
 def test_derivative(made):
     P, q, A, b = on_gpu(made)
-    out = cuda.solve(made.cone, P, q, A, b, Native(), made.program)
+    out = cuda.solve(made.cone, P, q, A, b, Native(), known(made))
     generator = torch.Generator().manual_seed(0)
     gx, gz = (torch.randn((2, *v.shape), dtype=q.dtype, generator=generator).cuda() for v in (out.x, out.z))
-    wx, wz, residual = cuda.linear_solve(made.cone, P, A, out.z, out.s, gx, gz, made.program)
+    wx, wz, residual = cuda.linear_solve(made.cone, P, A, out.z, out.s, gx, gz, known(made))
     assert residual.max() <= 1e-9
     wanted_x, wanted_z, _ = array_kkt.linear_solve(made.cone, P, A, out.z, out.s, gx, gz, 0.0)
     torch.testing.assert_close(wx, wanted_x, rtol=1e-6, atol=1e-6 * float(wanted_x.abs().max()))
@@ -83,7 +87,7 @@ def test_dispatch(made):
     assert "sparse" not in form(made.cone, n, m, q.device, Native())
     q, b = torch.stack([q, q]), torch.stack([b, b])
     out = dispatch.solve(made.cone, P, q, A, b, Native(), made.program)
-    one = cuda.solve(made.cone, P, q[0].contiguous(), A, b[0].contiguous(), Native(), made.program)
+    one = cuda.solve(made.cone, P, q[0].contiguous(), A, b[0].contiguous(), Native(), known(made))
     assert out.x.shape == q.shape and torch.equal(out.x[0], one.x) and torch.equal(out.x[1], one.x)
     zeros = torch.zeros_like(out.z)
     w, other = (

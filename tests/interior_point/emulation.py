@@ -47,7 +47,8 @@ def _library(name: str, macros: tuple[tuple[str, int], ...]) -> ctypes.CDLL:
     return ctypes.CDLL(str(out))
 
 
-def _run(name: str, launch: launching.Launch, blocks: int, arguments: ctypes.Structure, backwards: bool) -> None:
+def run(name: str, launch: launching.Launch, blocks: int, arguments: ctypes.Structure, backwards: bool = False) -> None:
+    """Start a kernel on the host."""
     library = _library(name, launch.macros)
     library.run_backwards(int(backwards))
     library.run(ctypes.byref(arguments), blocks * launch.members, ctypes.c_long(launch.shared_bytes))
@@ -90,7 +91,7 @@ def _run_in_parts(name: str, launch: launching.Launch, batch: int, n: int, m: in
         addresses = map(_address, (elements, going, rows, matrix, factor))
         part = next(parts)
         arguments.resumed = launching.Resumed(*addresses, min(part, 2))
-        _run(name, launch, len(elements), arguments, backwards)
+        run(name, launch, len(elements), arguments, backwards)
         if name == "linear_solve":
             going[:] = part == 0
         left = np.flatnonzero(going[elements])
@@ -149,7 +150,7 @@ def solve(
     if members:
         _run_in_parts("solve", launch, batch, n, m, arguments, backwards)
     else:
-        _run("solve", launch, batch, arguments, backwards)
+        run("solve", launch, batch, arguments, backwards)
     return Outcome(x, z, s, status, iterations, residuals)
 
 
@@ -187,7 +188,7 @@ def linear_solve(
     if members:
         _run_in_parts("linear_solve", launch, batch, n, m, arguments, backwards)
     else:
-        _run("linear_solve", launch, batch, arguments, backwards)
+        run("linear_solve", launch, batch, arguments, backwards)
     return wx, wz, residual
 
 
@@ -202,7 +203,7 @@ def pair(cone: Product, u, n: int = 4) -> tuple[np.ndarray, np.ndarray]:
     arguments = launching.PairArguments(
         *map(_address, (u, z, s, rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace
     )
-    _run("pair", launch, len(u), arguments, backwards=False)
+    run("pair", launch, len(u), arguments, backwards=False)
     return z, s
 
 
@@ -211,5 +212,5 @@ def factor(M, order: int) -> np.ndarray:
     (M,) = _plain(M)
     W, n = np.full(M.shape, 7.0), M.shape[-1]
     arguments = launching.FactorArguments(_address(M), _address(W), n * n, n * n, n, n, order)
-    _run("factor", launching.factor_launch(), len(M), arguments, backwards=False)
+    run("factor", launching.factor_launch(), len(M), arguments, backwards=False)
     return W

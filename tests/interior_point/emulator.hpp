@@ -116,6 +116,11 @@ inline void __syncwarp() { emulator::meet(emulator::warps[emulator::current / 32
 inline double rsqrt(double v) { return 1.0 / std::sqrt(v); }
 using std::isfinite;
 
+inline double exchanged(double v, int step) {
+    double(*box)[32] = emulator::exchange(v, 0.0, 0.0);
+    return box[0][emulator::current % 32 ^ step];
+}
+
 template <int WIDTH> double lanes_sum(double v) {
     double(*box)[32] = emulator::exchange(v, 0.0, 0.0), sum = 0.0;
     const int first = emulator::current % 32 / WIDTH * WIDTH;

@@ -11,8 +11,7 @@ from cvxlayers.array.cuda import available, cache_folder, compile_text
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point.cuda import blocked, fits, linear_solve, pair, solve
 from cvxlayers.solvers.interior_point.cuda.blocked import factors, inverse_factor
-from cvxlayers.solvers.interior_point.cuda.kernels import FOLDER
-from cvxlayers.solvers.interior_point.cuda.launch import layout, solve_launch
+from cvxlayers.solvers.interior_point.cuda.launch import FOLDER, layout, solve_launch
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.status import Status
 

@@ -281,15 +281,20 @@ class Kernels:
     """What takes the place of the kernels of a GPU: it insists on the layout that they ask for."""
 
     @staticmethod
-    def solve(cone, P, q, A, b, settings, program):
-        assert (program.m, program.n) == A.shape[1:]
+    def sparse(program, devices):
+        assert len(devices) == 1
+        return program
+
+    @staticmethod
+    def solve(cone, P, q, A, b, settings, sparsity):
+        assert (sparsity.m, sparsity.n) == A.shape[1:]
         batch = max(len(v) for v in (P, q, A, b))
         for v, own in ((P, 2), (q, 1), (A, 2), (b, 1)):
             assert v.is_contiguous() and v.ndim == own + 1 and len(v) in (1, batch)
         return method.solve(cone, P, q, A, b, settings)
 
     @staticmethod
-    def linear_solve(cone, P, A, z, s, gx, gz, program):
+    def linear_solve(cone, P, A, z, s, gx, gz, sparsity):
         several, batch, n = gx.shape
         assert gz.shape == (several, batch, cone.size) and z.shape == s.shape == (batch, cone.size)
         assert A.shape[1:] == (cone.size, n) and P.shape[1:] == (n, n) and {len(P), len(A)} <= {1, batch}

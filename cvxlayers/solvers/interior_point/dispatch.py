@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_torch_array
+from array_api_compat import is_jax_array, is_torch_array
 
-from cvxlayers.array import namespace
+from cvxlayers.array import jax_cuda, namespace, stop_gradient
+from cvxlayers.array.cuda import of_jax
 from cvxlayers.conic import array_kkt, array_newton
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Product
@@ -28,18 +31,24 @@ def solve(
     lead = np.broadcast_shapes(*(tuple(v.shape[:-k]) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))))
     if not _fused(cone, A, settings, program) or 0 in lead:
         return method.solve(cone, P, q, A, b, settings)
-    P, q, A, b = (_flat(v, lead, k) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1)))
-    out = cuda.solve(cone, P, q, A, b, settings, program)
+    data = [_flat(stop_gradient(v), lead, k) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))]
+    kernel = partial(cuda.solve, cone, settings=settings, sparsity=_sparsity(program, A))
+    otherwise = partial(method.solve, cone, settings=settings)
+    out = _on_cuda(kernel, otherwise, data, (0,) * 4, (0,) * 6)
     xp = namespace(q)
     return Outcome(*(v if len(lead) == 1 else xp.reshape(v, (*lead, *v.shape[1:])) for v in out))
 
 
 def form(cone: Product, n: int, m: int, device: Any, settings: Native, program: ConeProgram | None = None) -> str:
-    """In which form the method runs for float64 PyTorch tensors on a CUDA device, in words."""
-    if settings.compiled and settings.precision == "float64" and cuda.fits(cone, n, m, device, program):
-        if cuda.sparsity(program, device) is not None:
+    """In which form the method runs for float64 arrays on a device of PyTorch or JAX, in words."""
+    jax = of_jax(device)
+    devices = jax_cuda.devices() if jax else (device,)
+    if settings.compiled and settings.precision == "float64" and _takes(cone, n, m, devices, program):
+        if cuda.sparse(program, devices) is not None:
             return "by kernels for sparse matrices, one thread block for each problem"
         return "by kernels, one thread block for each problem"
+    if jax:
+        return "by array operations, compiled by XLA"
     if method.recordable(cone):
         return "by array operations, recorded as CUDA graphs for shapes that come again"
     return "by array operations"
@@ -64,20 +73,25 @@ def linear_solve(
     P, A, z, s = sides.system
     if 0 in (*sides.kept, sides.several):
         return array_kkt.linear_solve(cone, P, A, z, s, gx, gz, mu)
-    xp, batch = namespace(gx), int(np.prod(sides.kept, dtype=int))
+    xp, batch, known = namespace(gx), int(np.prod(sides.kept, dtype=int)), _sparsity(program, A)
 
     def rows(g: Array) -> Array:
         """Right-hand sides (*lead, size) as (several, batch, size)."""
         g = sides.columns(xp.broadcast_to(g, (*sides.lead, g.shape[-1])))
-        return xp.permute_dims(xp.reshape(g, (batch, *g.shape[-2:])), (2, 0, 1)).contiguous()
+        return _contiguous(xp.permute_dims(xp.reshape(g, (batch, *g.shape[-2:])), (2, 0, 1)))
 
     def back(w: Array) -> Array:
         w = xp.permute_dims(w, (1, 2, 0))
         return sides.back(xp.reshape(w, (*sides.kept, *w.shape[1:])))
 
-    z, s = (xp.broadcast_to(v, (*sides.kept, v.shape[-1])) for v in (z, s))
-    P, A, z, s = (_flat(v, sides.kept, k) for v, k in ((P, 2), (A, 2), (z, 1), (s, 1)))
-    wx, wz, residual = cuda.linear_solve(cone, P, A, z, s, rows(gx), rows(gz), program)
+    def kernel(P: Array, A: Array, z: Array, s: Array, gx: Array, gz: Array) -> tuple[Array, Array, Array]:
+        z, s = (_contiguous(xp.broadcast_to(v, (gx.shape[1], v.shape[-1]))) for v in (z, s))
+        return cuda.linear_solve(cone, P, A, z, s, gx, gz, known)
+
+    system = [_flat(v, sides.kept, k) for v, k in ((P, 2), (A, 2), (z, 1), (s, 1))]
+    right = [rows(gx), rows(gz)]
+    otherwise = partial(array_kkt.linear_solve, cone)
+    wx, wz, residual = _on_cuda(kernel, otherwise, [*system, *right], (0, 0, 0, 0, 1, 1), (1, 1, 1))
     return back(wx), back(wz), back(residual[..., None])[..., 0]
 
 
@@ -95,15 +109,38 @@ def polish(
     program: ConeProgram | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     """(x, z, s, residuals) after Newton's method on the optimality conditions; see `cvxlayers.conic.array_newton`."""
-    arrays = (cone, P, q, A, b, x, z, s, residuals)
+    arrays = (P, q, A, b, x, z, s, residuals)
     if not _fused(cone, A, settings, program) or 0 in x.shape:
-        return array_newton.polish(*arrays)
+        return array_newton.polish(cone, *arrays)
+    kernel, otherwise = partial(_polish, cone, settings, program), partial(array_newton.polish, cone)
+    if not is_jax_array(x):
+        return kernel(*arrays)
+    lead = tuple(x.shape[:-1])
+    data = [_flat(v, lead, k) for v, k in zip(arrays, (2, 1, 2, 1, 1, 1, 1, 1), strict=True)]
+    found = _on_cuda(kernel, otherwise, data, (0,) * 8, (0,) * 4)
+    return tuple(namespace(v).reshape(v, (*lead, v.shape[-1])) for v in found)  # pyright: ignore[reportReturnType]
+
+
+def _polish(
+    cone: Product,
+    settings: Native,
+    program: ConeProgram | None,
+    P: Array,
+    q: Array,
+    A: Array,
+    b: Array,
+    x: Array,
+    z: Array,
+    s: Array,
+    r: Array,
+) -> tuple[Array, Array, Array, Array]:
+    """`polish` by kernels."""
     if cone.linear:
-        return x, z, s, residuals  # the kernel goes on until it is clear which rows are active
+        return x, z, s, r  # the kernel goes on until it is clear which rows are active
     xp, n = namespace(x), x.shape[-1]
 
     def pair(u: Array) -> tuple[Array, Array]:
-        flat = xp.reshape(u, (-1, cone.size)).contiguous()
+        flat = _contiguous(xp.reshape(u, (-1, cone.size)))
         return tuple(xp.reshape(v, u.shape) for v in cuda.pair(cone, flat, n))  # pyright: ignore[reportReturnType]
 
     def direction(z: Array, s: Array, top: Array, low: Array) -> tuple[Array, Array]:
@@ -111,15 +148,52 @@ def polish(
         # Of a singular system, whatever the kernel leaves; the residuals decide what is kept.
         return xp.where(xp.isfinite(wx), wx, 0.0), xp.where(xp.isfinite(wz), wz, 0.0)
 
-    return array_newton.polish(*arrays, pair=pair, direction=direction)
+    return array_newton.polish(cone, P, q, A, b, x, z, s, r, pair=pair, direction=direction)
 
 
 def _fused(cone: Product, A: Array, settings: Native, program: ConeProgram | None) -> bool:
     """Whether the kernels take programs of this shape here."""
-    if not (is_torch_array(A) and A.is_cuda and settings.compiled and settings.precision == "float64"):
+    if not settings.compiled or settings.precision != "float64":
         return False
-    xp = namespace(A)
-    return A.dtype == xp.float64 and cuda.fits(cone, A.shape[-1], A.shape[-2], A.device, program)
+    jax = is_jax_array(A)
+    if not jax and not (is_torch_array(A) and A.is_cuda):
+        return False
+    if A.dtype != namespace(A).float64:
+        return False
+    return _takes(cone, A.shape[-1], A.shape[-2], _devices(A), program)
+
+
+def _takes(cone: Product, n: int, m: int, devices: Sequence[Any], program: ConeProgram | None) -> bool:
+    """Whether they run on all of these devices."""
+    return bool(devices) and all(cuda.fits(cone, n, m, device, program) for device in devices)
+
+
+def _devices(A: Array) -> Sequence[Any]:
+    """Where A may be: JAX says late where it will compute."""
+    return jax_cuda.devices() if is_jax_array(A) else (A.device,)
+
+
+def _sparsity(program: ConeProgram | None, A: Array) -> cuda.Sparsity | None:
+    """The patterns of a program, where its kernels use them."""
+    return cuda.sparse(program, _devices(A))
+
+
+def _on_cuda(
+    kernel: Callable[..., tuple],
+    otherwise: Callable[..., tuple],
+    args: Sequence[Array],
+    axes: Sequence[int],
+    axes_out: Sequence[int],
+) -> tuple[Array, ...]:
+    """``kernel(*args)`` where the arrays are on a GPU; see `cvxlayers.array.jax_cuda.on_cuda`, which has the rest."""
+    if not is_jax_array(args[0]):
+        return kernel(*args)
+    return jax_cuda.on_cuda(kernel, otherwise, args, axes, axes_out)
+
+
+def _contiguous(v: Array) -> Array:
+    """v with its numbers in order; what XLA hands to a kernel always is."""
+    return v if is_jax_array(v) else v.contiguous()
 
 
 def _flat(v: Array, lead: tuple[int, ...], own: int) -> Array:
@@ -127,5 +201,5 @@ def _flat(v: Array, lead: tuple[int, ...], own: int) -> Array:
     xp = namespace(v)
     shape = v.shape[v.ndim - own :]
     if all(k == 1 for k in v.shape[: v.ndim - own]):
-        return xp.reshape(v, (1, *shape)).contiguous()
-    return xp.reshape(xp.broadcast_to(v, (*lead, *shape)), (-1, *shape)).contiguous()
+        return _contiguous(xp.reshape(v, (1, *shape)))
+    return _contiguous(xp.reshape(xp.broadcast_to(v, (*lead, *shape)), (-1, *shape)))

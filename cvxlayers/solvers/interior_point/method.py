@@ -156,7 +156,10 @@ class Method:
         return Iterate(*(point[..., i:j] for i, j in zip(ends, ends[1:], strict=False)))
 
     def start(self, valid: Array) -> State:
-        """The least-norm point moved into the cones where all of them are symmetric, else the central point."""
+        """The central point; where all cones are symmetric, with s and z of the least-norm point moved into the cones.
+
+        x of that point fits s and z no longer once these are moved: from x = 0, large programs take fewer rounds.
+        """
         k, barrier = self.scaled, self.barrier
         xp = namespace(k.q)
         one = xp.ones_like(k.c)
@@ -165,10 +168,10 @@ class Method:
         regularization = one * REGULARIZATION[self.precision]
         if barrier.symmetric:
             system = self._system(barrier.scaling(unit, unit), regularization)
-            x, z = (v[..., 0] for v in system.solve(-k.q[..., None], k.b[..., None]))
+            x1, z1 = (v[..., 0] for v in system.solve(-k.q[..., None], k.b[..., None]))
             # A singular system has a solution of the size of 1/regularization.
-            good = norm(x) + norm(z) < FAR[self.precision] * (1.0 + norm(k.q) + norm(k.b))
-            x, z = xp.where(good, x, 0.0), xp.where(good, z, unit)
+            good = norm(x1) + norm(z1) < FAR[self.precision] * (1.0 + norm(k.q) + norm(k.b))
+            z = xp.where(good, z1, unit)
             s = self._inside(-z * self.cones, unit)
             z = self._inside(z, unit)
         point = Iterate(x, s, z, one, one).joined

@@ -42,6 +42,9 @@ extern __shared__ double2 shared_memory[];
 #define NAN __longlong_as_double(0x7ff8000000000000LL)
 #endif
 
+// v of the lane whose number differs in the bit `step`.
+DEVICE real exchanged(real v, int step) { return __shfl_xor_sync(0xffffffffu, v, step); }
+
 // Sum over the WIDTH lanes that differ in the bits below WIDTH; every lane gets it.
 template <int WIDTH> DEVICE real lanes_sum(real v) {
     UNROLL for (int step = WIDTH / 2; step; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);

@@ -12,10 +12,11 @@ template <bool WRITTEN> DEVICE real fetched(const real *at) { return WRITTEN ? *
 // out_r = A u_r, or what PRODUCT says, for A (rows, n) by rows. Call meet() before it, if others wrote u, and after it.
 // Members of a cluster take equal parts of the rows.
 template <int R, Product PRODUCT, int rows = m, bool WRITTEN = false> FUNCTION void times_rows(const real *A, Vectors u, Vectors out) {
-    constexpr int COLUMNS = (n + LANES - 1) / LANES, GROUPS = THREADS / LANES, AHEAD = COLUMNS > 14 ? 1 : 28 / COLUMNS > 4 ? 4 : 28 / COLUMNS;
+    constexpr int COLUMNS = (n + LANES - 1) / LANES, GROUPS = THREADS / LANES, AHEAD = COLUMNS > 14 ? 2 : 28 / COLUMNS > 4 ? 4 : 28 / COLUMNS;
+    constexpr bool HELD = COLUMNS <= 14;  // registers hold u, too
     const int l = thread() % LANES, group = thread() / LANES;
-    real entries[R][COLUMNS];
-    UNROLL for (int k = 0; k < COLUMNS; ++k) {
+    real entries[R][HELD ? COLUMNS : 1];
+    UNROLL for (int k = 0; k < COLUMNS && HELD; ++k) {
         const int j = l + LANES * k;
         UNROLL for (int r = 0; r < R; ++r) entries[r][k] = j < n ? u.at[r * u.stride + j] : 0.0;
     }
@@ -31,12 +32,21 @@ template <int R, Product PRODUCT, int rows = m, bool WRITTEN = false> FUNCTION v
             UNROLL for (int k = 0; k < COLUMNS; ++k)
                 a[t][k] = i < to && l + LANES * k < n ? fetched<WRITTEN>(row + LANES * k) : 0.0;
         }
+        real sums[AHEAD][R];
+        UNROLL for (int t = 0; t < AHEAD; ++t)
+            UNROLL for (int r = 0; r < R; ++r) sums[t][r] = 0.0;
+        UNROLL for (int k = 0; k < COLUMNS; ++k) {
+            UNROLL for (int r = 0; r < R; ++r) {
+                const int j = l + LANES * k;
+                const real entry = HELD ? entries[r][HELD ? k : 0] : j < n ? u.at[r * u.stride + j] : 0.0;
+                UNROLL for (int t = 0; t < AHEAD; ++t) sums[t][r] = accumulate<PRODUCT>(sums[t][r], a[t][k], entry);
+            }
+        }
         UNROLL for (int t = 0; t < AHEAD; ++t) {
             if (first + t * GROUPS >= to) break;
             const int i = first + group + t * GROUPS;
             UNROLL for (int r = 0; r < R; ++r) {
-                real v = 0.0;
-                UNROLL for (int k = 0; k < COLUMNS; ++k) v = accumulate<PRODUCT>(v, a[t][k], entries[r][k]);
+                real v = sums[t][r];
                 v = PRODUCT == LARGEST ? lanes_max<LANES>(v) : lanes_sum<LANES>(v);
                 if (l == 0 && i < to) own[r * stride + i - from] = v;
             }

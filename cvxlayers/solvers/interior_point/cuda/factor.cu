@@ -48,8 +48,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) factor(const Arg
         if (!(pivot > 0.0 && pivot < 1e300)) good = -1.0;
     }
     good = -reduced_max(-good);
-    LOOP for (int at = thread(); at < order * order; at += THREADS) {
-        const int i = at / order, j = at % order;
+    UNROLL_4 for (int at = thread(); at < size * size; at += THREADS) {
+        const int i = at / size, j = at % size;
+        if (i >= order || j >= order) continue;
         const real entry = j <= i ? tile(i / 8, j / 8)[within(i % 8, j % 8)] : 0.0;
         W[(long long)i * a.W_row + j] = good > 0.0 || a.diagonal ? entry : NAN;
     }

@@ -1,17 +1,19 @@
-"""Starting the kernels: arrays in, arrays out."""
+"""Starting the kernels: arrays in, arrays out; PyTorch's on its current stream, JAX's when XLA calls."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+from array_api_compat import is_jax_array
 
-from cvxlayers.array import constant, namespace
-from cvxlayers.array.cuda import Kernel, available, multiprocessors, shared_memory
+from cvxlayers.array import constant, jax_cuda, namespace
+from cvxlayers.array.cuda import Kernel, available, device_of, multiprocessors, of_jax, shared_memory
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.cuda import large
@@ -35,59 +37,85 @@ from cvxlayers.solvers.interior_point.outcome import Outcome
 
 Array = Any
 
+_ARGUMENTS = {"solve": SolveArguments, "linear_solve": LinearArguments, "pair": PairArguments}
+_TABLES = ("starts", "block", "semis", "alphas")
+_Shapes = Mapping[str, tuple[tuple[int, ...], str]]  # of results, with their dtypes, by name
+
+
+@dataclass(frozen=True)
+class Start:
+    """A kernel with all that it is told but addresses: its name, its shape, the numbers among its arguments.
+
+    ``pointers`` are the names of the other arguments, in the order in which their addresses come.
+    """
+
+    name: str
+    launch: Launch
+    blocks: int
+    numbers: tuple[tuple[str, float], ...]
+    pointers: tuple[str, ...]
+
+    def __call__(self, addresses: Sequence[int], stream: Callable[[], int]) -> None:
+        """Queue it on a stream of any device."""
+        if self.blocks:
+            queue = stream()
+            run = kernel(self.name, self.launch, device_of(queue))
+            run(self.blocks, self.launch.threads, self.arguments(addresses), queue)
+
+    def arguments(self, addresses: Sequence[int]) -> ctypes.Structure:
+        """The structure that the kernel gets."""
+        return _ARGUMENTS[self.name](**dict(self.numbers), **dict(zip(self.pointers, addresses, strict=True)))
+
 
 def fits(cone: Product, n: int, m: int, device: Any, program: ConeProgram | None = None) -> bool:
-    """Whether `solve` takes programs of this shape on this PyTorch device: its cones, its size, and a compiler."""
-    if not available(device):
-        return False
-    if sparsity(program, device) is not None:
+    """Whether `solve` takes programs of this shape on this device: its cones, its size, and a compiler.
+
+    Large ones need products by a library between the parts of a kernel, which is for PyTorch alone.
+    """
+    if sparse(program, [device]) is not None:
         return True
     rows = layout(cone)
     launch = rows and solve_launch(rows, n, m)
-    return bool(launch) and launch.shared_bytes <= shared_memory(device)
+    if not launch or (launch.large and of_jax(device)):
+        return False
+    return available(device) and launch.shared_bytes <= shared_memory(device)
 
 
-def sparsity(program: ConeProgram | None, device: Any) -> Sparsity | None:
-    """The patterns of a program, where the kernels are faster with them on this device."""
-    found = None if program is None else Sparsity.of(program)
+def sparse(program: ConeProgram | None, devices: Sequence[Any]) -> Sparsity | None:
+    """The patterns of a program, where the kernels are faster with them, and fit on these devices."""
+    if program is None or not all(available(device) for device in devices):
+        return None
+    found = Sparsity.of(program)
     if found is None or not (found.solve_launch and found.linear_launch):
         return None
-    most = shared_memory(device)
-    return found if max(found.solve_launch.shared_bytes, found.linear_launch.shared_bytes) <= most else None
+    used = max(found.solve_launch.shared_bytes, found.linear_launch.shared_bytes)
+    return found if all(used <= shared_memory(device) for device in devices) else None
 
 
 def solve(
-    cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native, program: ConeProgram | None = None
+    cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native, sparsity: Sparsity | None = None
 ) -> Outcome:
     """Minimize (1/2)x'Px + q'x subject to Ax + s = b, s in K, for a batch, where `fits`.
 
-    Contiguous float64 CUDA tensors P (B, n, n), q (B, n), A (B, m, n), b (B, m), each with B or 1 in front; what the
-    batch shares is read in place. ``program`` tells the patterns of P and A, if they are known. The work is queued on
-    the current stream; nothing waits for it.
+    Contiguous float64 arrays on a GPU, P (B, n, n), q (B, n), A (B, m, n), b (B, m), each with B or 1 in front; what
+    the batch shares is read in place, with ``sparsity`` on its patterns only. The work is queued on the stream of the
+    arrays; nothing waits for it.
     """
     rows, (m, n), batch = layout(cone), A.shape[-2:], max(v.shape[0] for v in (P, q, A, b))
-    known = sparsity(program, q.device)
-    launch = known.solve_launch if known else rows and _clustered(solve_launch, rows, n, m, batch, q.device)
+    launch = sparsity.solve_launch if sparsity else rows and _clustered(solve_launch, rows, n, m, batch, q)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
-    xp = namespace(P, q, A, b)
-    kind = {"dtype": q.dtype, "device": q.device}
-    x, z, s = (xp.empty((batch, size), **kind) for size in (n, m, m))
-    residuals, workspace = xp.empty((batch, 3), **kind), xp.empty((batch * launch.members * launch.workspace,), **kind)
-    status, iterations = (xp.empty((batch,), dtype=xp.int32, device=q.device) for _ in range(2))
-    if batch:
-        tables = (constant(_table, (rows, name), q).data_ptr() for name in ("starts", "block", "semis", "alphas"))
-        arguments = SolveArguments(
-            *(v.data_ptr() for v in (P, q, A, b)),
-            *(_stride(v, batch) for v in (P, q, A, b)),
-            *(v.data_ptr() for v in (x, z, s, residuals, status, iterations)),
-            *tables, workspace.data_ptr(), launch.workspace, settings.tol, settings.max_iter, 1, _patterns(known, q),
-        )  # fmt: skip
-        run = partial(_started, kernel("solve", launch, q.device), launch, arguments)
-        if launch.large:
-            large.iterate(run, n, m, batch, q, symmetric=not rows.threes)
-        else:
-            run(batch)
+    data = {"P": P, "q": q, "A": A, "b": b}
+    strides = {f"{name}_stride": _stride(v, batch) for name, v in data.items()}
+    numbers = {"tol": settings.tol, "max_iter": settings.max_iter, "quadratic": 1}
+    results: _Shapes = {
+        **{name: ((batch, size), "float64") for name, size in (("x", n), ("z", m), ("s", m), ("residuals", 3))},
+        **dict.fromkeys(("status", "iterations"), ((batch,), "int32")),
+    }
+    parts = partial(large.iterate, n=n, m=m, batch=batch, like=q, symmetric=not rows.threes)
+    x, z, s, residuals, status, iterations = _run(
+        "solve", launch, batch, rows, data, strides | numbers, results, parts, sparsity
+    )
     return Outcome(x, z, s, status, iterations, residuals)
 
 
@@ -99,69 +127,91 @@ def linear_solve(
     s: Array,
     gx: Array,
     gz: Array,
-    program: ConeProgram | None = None,
+    sparsity: Sparsity | None = None,
 ) -> tuple[Array, Array, Array]:
     """(w_x, w_z, residual): the system of `cvxlayers.conic.kkt` at primal-dual pairs, where `fits`.
 
-    Contiguous float64 CUDA tensors P (B, n, n), A (B, m, n), with B or 1 in front, z and s (B, m), and right-hand sides
-    gx (R, B, n), gz (R, B, m); ``residual`` (R, B) is relative to the largest entry of a right-hand side. One factor
-    serves all R. Elements whose system is singular have a residual that is not small.
+    Contiguous float64 arrays on a GPU, P (B, n, n), A (B, m, n), with B or 1 in front, z and s (B, m), and right-hand
+    sides gx (R, B, n), gz (R, B, m); ``residual`` (R, B) is relative to the largest entry of a right-hand side. One
+    factor serves all R. Elements whose system is singular have a residual that is not small.
     """
     rows, (m, n), (several, batch) = layout(cone), A.shape[-2:], gx.shape[:2]
-    known = sparsity(program, gx.device)
-    launch = known.linear_launch if known else rows and _clustered(linear_launch, rows, n, m, batch, gx.device)
+    launch = sparsity.linear_launch if sparsity else rows and _clustered(linear_launch, rows, n, m, batch, gx)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
-    xp = namespace(P, A, z, s)
-    wx, wz = xp.empty_like(gx), xp.empty_like(gz)
-    residual, workspace = (
-        xp.empty(shape, dtype=gx.dtype, device=gx.device)
-        for shape in ((several, batch), (batch * launch.members * launch.workspace,))
-    )
-    if several * batch:
-        tables = (constant(_table, (rows, name), gx).data_ptr() for name in ("starts", "block", "semis", "alphas"))
-        arguments = LinearArguments(
-            *(v.data_ptr() for v in (P, A, z, s)), _stride(P, batch), _stride(A, batch),
-            *(v.data_ptr() for v in (gx, gz, wx, wz, residual)),
-            *tables, workspace.data_ptr(), launch.workspace, batch, several, 1, _patterns(known, gx),
-        )  # fmt: skip
-        run = partial(_started, kernel("linear_solve", launch, gx.device), launch, arguments)
-        if launch.large:
-            large.twice(run, n, m, batch, gx)
-        else:
-            run(batch)
+    data = {"P": P, "A": A, "z": z, "s": s, "gx": gx, "gz": gz}
+    strides = {f"{name}_stride": _stride(data[name], batch) for name in "PA"}
+    numbers = {"batch": batch, "several": several, "quadratic": 1}
+    results: _Shapes = {
+        "wx": (tuple(gx.shape), "float64"),
+        "wz": (tuple(gz.shape), "float64"),
+        "residual": ((several, batch), "float64"),
+    }
+    parts, blocks = partial(large.twice, n=n, m=m, batch=batch, like=gx), batch if several else 0
+    wx, wz, residual = _run("linear_solve", launch, blocks, rows, data, strides | numbers, results, parts, sparsity)
     return wx, wz, residual
 
 
 def pair(cone: Product, u: Array, n: int) -> tuple[Array, Array]:
-    """`cone.pair(u)` for a contiguous float64 CUDA tensor u (B, m), where `fits` says so for n variables."""
+    """`cone.pair(u)` for a contiguous float64 array u (B, m) on a GPU, where `fits` says so for n variables."""
     rows, (batch, m) = layout(cone), u.shape
     launch = rows and linear_launch(rows, min(n, MOST_COLUMNS), m)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
-    xp = namespace(u)
-    z, s = xp.empty_like(u), xp.empty_like(u)
-    workspace = xp.empty((batch * launch.workspace,), dtype=u.dtype, device=u.device)
-    if batch:
-        tables = (constant(_table, (rows, name), u).data_ptr() for name in ("starts", "block", "semis", "alphas"))
-        arguments = PairArguments(
-            *(v.data_ptr() for v in (u, z, s)), *tables, workspace.data_ptr(), launch.workspace
-        )  # fmt: skip
-        kernel("pair", launch, u.device)(batch, launch.threads, arguments)
+    results: _Shapes = dict.fromkeys("zs", ((batch, m), "float64"))
+    z, s = _run("pair", launch, batch, rows, {"u": u}, {}, results)
     return z, s
 
 
-_TABLES: WeakKeyDictionary[Sparsity, dict[Any, Array]] = WeakKeyDictionary()
+def _run(
+    name: str,
+    launch: Launch,
+    blocks: int,
+    rows: Layout,
+    data: Mapping[str, Array],
+    numbers: Mapping[str, float],
+    results: _Shapes,
+    parts: Callable[[Callable], None] | None = None,
+    sparsity: Sparsity | None = None,
+) -> Sequence[Array]:
+    """The results of a kernel, in one cluster of blocks for each element; ``data`` and ``numbers`` by its own names.
+
+    A large one is started by ``parts``, as often as it has to be.
+    """
+    like = next(iter(data.values()))
+    tables = {name: constant(_table, (rows, name), like) for name in _TABLES}
+    if sparsity:
+        tables["table"] = _patterns(sparsity, like)
+    operands = [*data.values(), *tables.values()]
+    # One more result: XLA sees to it that its memory is there while the kernel runs.
+    wanted = {**results, "workspace": ((max(1, blocks * launch.members * launch.workspace),), "float64")}
+    numbers = {**numbers, "workspace_stride": launch.workspace}
+    start = Start(name, launch, blocks, tuple(numbers.items()), (*data, *tables, *wanted))
+    if is_jax_array(like):
+        return _by_xla(start, operands, list(wanted.values()))[:-1]
+    xp, device = namespace(like), like.device
+    found = [xp.empty(shape, dtype=getattr(xp, dtype), device=device) for shape, dtype in wanted.values()]
+    if blocks:
+        arguments = start.arguments([v.data_ptr() for v in (*operands, *found)])
+        run = partial(_started, kernel(name, launch, device), launch, arguments)
+        if launch.large and parts:
+            parts(run)
+        else:
+            run(blocks)
+    return found[:-1]
 
 
-def _patterns(known: Sparsity | None, like: Array) -> int | None:
-    """The address of the table of a pattern, on the device of ``like``, kept as long as the pattern is."""
-    if known is None:
-        return None
-    tables = _TABLES.setdefault(known, {})
-    if like.device not in tables:
-        tables[like.device] = namespace(like).asarray(known.table, device=like.device)
-    return tables[like.device].data_ptr()
+_KEPT: WeakKeyDictionary[Sparsity, dict[Any, Array]] = WeakKeyDictionary()
+
+
+def _patterns(sparsity: Sparsity, like: Array) -> Array:
+    """The table of a pattern in the library of ``like``; for PyTorch it stays on the device as long as the pattern."""
+    if is_jax_array(like):
+        return namespace(like).asarray(sparsity.table)
+    kept = _KEPT.setdefault(sparsity, {})
+    if like.device not in kept:
+        kept[like.device] = namespace(like).asarray(sparsity.table, device=like.device)
+    return kept[like.device]
 
 
 def _started(
@@ -173,16 +223,25 @@ def _started(
 
 
 def _clustered(
-    launch: Callable[..., Launch | None], rows: Layout, n: int, m: int, batch: int, device: Any
+    launch: Callable[..., Launch | None], rows: Layout, n: int, m: int, batch: int, like: Array
 ) -> Launch | None:
-    """How a kernel is started on a device for a batch of this size."""
+    """How a kernel is started on the device of ``like`` for a batch of this size."""
     alone = launch(rows, n, m)
-    return launch(rows, n, m, members_of(alone, batch, *multiprocessors(device)))
+    if alone is None or not alone.large:
+        return alone
+    return launch(rows, n, m, members_of(alone, large.portion(n, m, batch), *multiprocessors(like.device)))
+
+
+def _by_xla(start: Start, operands: Sequence[Array], results: Sequence[tuple[tuple[int, ...], str]]) -> Sequence[Array]:
+    """The results as XLA computes them, in a program for CUDA."""
+    for device in jax_cuda.devices():  # compiled here rather than while a program runs
+        kernel(start.name, start.launch, device.local_hardware_id)
+    return jax_cuda.call(start, operands, results)
 
 
 def _stride(v: Array, batch: int) -> int:
     """Numbers from one problem to the next: 0 where all share one."""
-    return 0 if v.shape[0] == 1 < batch else v[0].numel()
+    return 0 if v.shape[0] == 1 < batch else int(np.prod(v.shape[1:], dtype=int))
 
 
 def _table(rows: Layout, name: str) -> np.ndarray:

@@ -26,15 +26,15 @@ DEVICE void place(const Resumed &a) {
 constexpr int HEAD = 64;
 
 template <class State> DEVICE real *saved_state() {
-    static_assert(sizeof(State) + 3 * sizeof(real) <= HEAD * sizeof(real), "make room for the state");
+    static_assert(sizeof(State) + 4 * sizeof(real) <= HEAD * sizeof(real), "make room for the state");
     return header().workspace + STATE_AT;
 }
 
 template <class State> DEVICE void save(const State &p) {
     real *at = saved_state<State>();
     if (thread() == 0) {
-        at[0] = header().c, at[1] = header().quadratic, at[2] = header().refinements;
-        *reinterpret_cast<State *>(at + 3) = p;
+        at[0] = header().c, at[1] = header().quadratic, at[2] = header().refinements, at[3] = header().most;
+        *reinterpret_cast<State *>(at + 4) = p;
     }
     at += HEAD;
     LOOP for (int k = thread(); k < WIDE_KEPT * size; k += THREADS) at[k] = SHARED[WIDE_AT + k];
@@ -45,51 +45,51 @@ template <class State> DEVICE void save(const State &p) {
 template <class State> DEVICE void restore(State &p) {
     meet();
     const real *at = saved_state<State>();
-    p = *reinterpret_cast<const State *>(at + 3);
-    if (thread() == 0) header().c = at[0], header().quadratic = int(at[1]), header().refinements = int(at[2]);
+    p = *reinterpret_cast<const State *>(at + 4);
+    if (thread() == 0) {
+        header().c = at[0], header().quadratic = int(at[1]), header().refinements = int(at[2]);
+        header().most = at[3];
+    }
     at += HEAD;
-    LOOP for (int k = thread(); k < WIDE_KEPT * size; k += THREADS) SHARED[WIDE_AT + k] = at[k];
+    UNROLL_4 for (int k = thread(); k < WIDE_KEPT * size; k += THREADS) SHARED[WIDE_AT + k] = at[k];
     at += WIDE_KEPT * size;
-    LOOP for (int k = thread(); k < KEPT; k += THREADS) SHARED[KEPT_AT + k] = at[k];
+    UNROLL_4 for (int k = thread(); k < KEPT; k += THREADS) SHARED[KEPT_AT + k] = at[k];
     meet();
+}
+
+// A row of a matrix by one warp: entries as `load(j)` finds them in memory, and then as `scaled(j, entry)`.
+template <class Load, class Scaled> DEVICE void write_row(real *to, Load load, Scaled scaled) {
+    constexpr int PARTS = (n + 31) / 32;
+    real entry[PARTS];
+    UNROLL for (int part = 0; part < PARTS; ++part) {
+        const int j = lane() + 32 * part;
+        entry[part] = j < n ? load(j) : 0.0;
+    }
+    UNROLL for (int part = 0; part < PARTS; ++part) {
+        const int j = lane() + 32 * part;
+        if (j < n) to[j] = scaled(j, entry[part]);
+    }
 }
 
 // The terms of sum_k w_k w_k' + base(i, j), with rows w_k (k < m), for the factor; a warp takes a row. `load(k, j)` is an
 // entry as it is in memory, `scaled(k, j, entry)` that of w_k, and `whole(k)` says that stage(k, row) writes the row.
 template <class Load, class Scaled, class Whole, class Stage, class Base>
 DEVICE void gram(Load load, Scaled scaled, Whole whole, Stage stage, Base base) {
-    constexpr int PARTS = (n + 31) / 32;
     real *staged = SHARED + STAGED_AT + warp() * stage_stride;
-    LOOP for (int i = warp() + WARPS * member(); i < m; i += WARPS * CLUSTER) {
-        real *out = header().rows + (long long)i * n;
+    const int first = warp() + WARPS * member();
+    LOOP for (int i = first; i < m; i += WARPS * CLUSTER) {
+        real *row = header().rows + (long long)i * n;
         if (whole(i)) {
             stage(i, staged);
             __syncwarp();
-            LOOP for (int j = lane(); j < n; j += 32) out[j] = staged[j];
+            write_row(row, [=](int j) { return staged[j]; }, [](int, real entry) { return entry; });
             __syncwarp();
-            continue;
-        }
-        real entry[PARTS];
-        UNROLL for (int part = 0; part < PARTS; ++part) {
-            const int j = lane() + 32 * part;
-            entry[part] = j < n ? load(i, j) : 0.0;
-        }
-        UNROLL for (int part = 0; part < PARTS; ++part) {
-            const int j = lane() + 32 * part;
-            if (j < n) out[j] = scaled(i, j, entry[part]);
+        } else {
+            write_row(row, [=](int j) { return load(i, j); }, [=](int j, real entry) { return scaled(i, j, entry); });
         }
     }
-    LOOP for (int i = warp() + WARPS * member(); i < n; i += WARPS * CLUSTER) {
-        real *out = header().matrix + (long long)i * n, entry[PARTS];
-        UNROLL for (int part = 0; part < PARTS; ++part) {
-            const int j = lane() + 32 * part;
-            entry[part] = j < n ? base(i, j) : 0.0;
-        }
-        UNROLL for (int part = 0; part < PARTS; ++part) {
-            const int j = lane() + 32 * part;
-            if (j < n) out[j] = entry[part];
-        }
-    }
+    LOOP for (int i = first; i < n; i += WARPS * CLUSTER)
+        write_row(header().matrix + (long long)i * n, [=](int j) { return base(i, j); }, [](int, real entry) { return entry; });
 }
 
 // What the members have updated of y becomes known to all: chunks of 32 entries go round them. Ends with a meeting.
@@ -144,40 +144,59 @@ DEVICE void add_columns(const real *L, real *y, int start, int stop, int from, i
     meet();
 }
 
+// Sums over the lanes of a warp of COUNT numbers, a power of two, in fewer exchanges than one after the other: lanes halve
+// what they hold. The k-th sum is left in v[0] of the lane that gets k back; lanes without one get -1.
+template <int COUNT> DEVICE int warp_sums(real *v) {
+    static_assert(COUNT > 0 && COUNT <= 32 && (COUNT & (COUNT - 1)) == 0, "a power of two");
+    int which = 0;
+    UNROLL for (int half = COUNT / 2, step = 16; step; half /= 2, step /= 2) {
+        if (half) {
+            const bool upper = lane() & step;
+            UNROLL for (int k = 0; k < half; ++k) {
+                const real given = upper ? v[k] : v[half + k], kept = upper ? v[half + k] : v[k];
+                v[k] = kept + exchanged(given, step);
+            }
+            which += upper ? half : 0;
+        } else {
+            v[0] += exchanged(v[0], step);
+        }
+    }
+    return lane() % (32 / COUNT) == 0 ? which : -1;
+}
+
 // y_r becomes (L L')^-1 y_r, for R vectors, `size` after one another, by substitution. Call meet() before it; ends with
 // one.
 template <int R> FUNCTION void solve_factored(real *y) {
-    constexpr int EACH = (BLOCK + WARPS - 1) / WARPS, PARTS = BLOCK / 32, SHARES = THREADS / BLOCK, AHEAD = 4;
+    constexpr int EACH = (BLOCK / CLUSTER + WARPS - 1) / WARPS, PARTS = BLOCK / 32, SHARES = THREADS / BLOCK, AHEAD = 4;
     static_assert(R <= 2 && SHARES >= 1 && THREADS % BLOCK == 0, "parts of R vectors");
     const real *L = header().factor;
     real *parts = SHARED + PARTS_AT;
-    // L y: a warp takes a row. Of each block, its own entries of y first, then what they take from those after it.
+    // L y: a warp takes a row, and the rows go round the members. Of each block, its own entries of y first, then what they
+    // take from those after it.
     LOOP for (int start = 0; start < n; start += BLOCK) {
         const int stop = start + BLOCK < n ? start + BLOCK : n;
         if (start > 0) share<R>(y, start, stop);
-        real own[EACH][R];
+        real own[EACH * R], entry[EACH][PARTS];
         UNROLL for (int u = 0; u < EACH; ++u) {
-            const int i = start + warp() + u * WARPS;
-            real entry[PARTS];
+            const int i = of_member(start, warp() + u * WARPS);
             UNROLL for (int k = 0; k < PARTS; ++k) {
                 const int j = start + lane() + 32 * k;
-                entry[k] = i < stop && j <= i ? GLOBAL(L + i * n + j) : 0.0;
-            }
-            UNROLL for (int r = 0; r < R; ++r) {
-                own[u][r] = 0.0;
-                UNROLL for (int k = 0; k < PARTS; ++k) {
-                    const int j = start + lane() + 32 * k;
-                    own[u][r] += entry[k] * (j < stop ? y[r * size + j] : 0.0);
-                }
-                own[u][r] = warp_sum(own[u][r]);
+                entry[u][k] = i < stop && j <= i ? GLOBAL(L + i * n + j) : 0.0;
             }
         }
-        meet();
-        UNROLL for (int u = 0; u < EACH; ++u) {
-            const int i = start + warp() + u * WARPS;
-            if (lane() == 0 && i < stop) UNROLL for (int r = 0; r < R; ++r) y[r * size + i] = own[u][r];
+        UNROLL for (int r = 0; r < R; ++r) {
+            UNROLL for (int u = 0; u < EACH; ++u) own[u * R + r] = 0.0;
+            UNROLL for (int k = 0; k < PARTS; ++k) {
+                const int j = start + lane() + 32 * k;
+                const real v = j < stop ? y[r * size + j] : 0.0;
+                UNROLL for (int u = 0; u < EACH; ++u) own[u * R + r] += entry[u][k] * v;
+            }
         }
+        const int which = warp_sums<EACH * R>(own), i = of_member(start, warp() + which / R * WARPS);
         meet();
+        if (which >= 0 && i < stop) y[which % R * size + i] = own[0];
+        meet();
+        share<R>(y, start, stop);
         if (stop == n) break;
         real above[R][PARTS];
         UNROLL for (int r = 0; r < R; ++r)
@@ -188,15 +207,15 @@ template <int R> FUNCTION void solve_factored(real *y) {
                 const int i = of_member(stop, first + u * WARPS);
                 UNROLL for (int k = 0; k < PARTS; ++k) entry[u][k] = i < n ? GLOBAL(L + i * n + start + lane() + 32 * k) : 0.0;
             }
+            real taken_off[AHEAD * R];
             UNROLL for (int u = 0; u < AHEAD; ++u) {
-                const int i = of_member(stop, first + u * WARPS);
                 UNROLL for (int r = 0; r < R; ++r) {
-                    real sum = 0.0;
-                    UNROLL for (int k = 0; k < PARTS; ++k) sum += entry[u][k] * above[r][k];
-                    sum = warp_sum(sum);
-                    if (lane() == 0 && i < n) y[r * size + i] -= sum;
+                    taken_off[u * R + r] = 0.0;
+                    UNROLL for (int k = 0; k < PARTS; ++k) taken_off[u * R + r] += entry[u][k] * above[r][k];
                 }
             }
+            const int which = warp_sums<AHEAD * R>(taken_off), i = of_member(stop, first + which / R * WARPS);
+            if (which >= 0 && i < n) y[which % R * size + i] -= taken_off[0];
         }
         meet();
     }

@@ -13,11 +13,13 @@ import numpy as np
 from cvxlayers.array.cuda import Kernel
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
 
+FOLDER = Path(__file__).parent
 SHARED_BYTES = 227 * 1024  # of one block, on the GPUs that have the most
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_LARGE_COLUMNS = 512  # of matrices whose factor is made between two parts of a kernel: one for each thread
 MOST_ROWS = 4096
 FACTOR_BLOCK = 128  # rows of a diagonal block of larger matrices
+FILLED = 0.9  # of all multiprocessors: what clusters of four are sure to reach
 MOST_ORDER = 32  # of a semidefinite cone: the lanes of a warp
 
 
@@ -182,10 +184,13 @@ def linear_launch(rows: Layout, n: int, m: int, members: int = 1) -> Launch | No
 
 
 def members_of(launch: Launch | None, batch: int, multiprocessors: int, clusters: bool) -> int:
-    """How many blocks should work on a problem of a batch: with fewer, multiprocessors would have none."""
+    """How many blocks should work on a problem of a batch: with fewer, multiprocessors would have none.
+
+    The multiprocessors of a GPU lie in groups, which clusters do not fill altogether.
+    """
     if launch is None or not launch.large or not clusters:
         return 1
-    return next((k for k in (4, 2) if k * batch <= multiprocessors), 1)
+    return next((k for k in (4, 2) if k * batch <= FILLED * multiprocessors), 1)
 
 
 def sparse_solve_launch(rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int]) -> Launch | None:
@@ -222,7 +227,9 @@ def _launch(
     size, height, warps = 8 * blocks, even(m), threads // 32
     large = n > MOST_COLUMNS
     factor = 0 if large else blocks * (blocks + 1) // 2 * 64
-    exchange = 4 * max(size, even(-(-m // members))) if members > 1 else 0  # two vectors of a member, in two places
+    exchange = (
+        4 * max(size, FACTOR_BLOCK, even(-(-m // members))) if members > 1 else 0
+    )  # two vectors of a member, in two places
     fixed = _HEADER + factor + size + (warps + 1) * 16 + 2 * threads + exchange + wide[0] * size
     for chunk, shared in ((16, True), (8, True), (16, False), (8, False)):
         if large and chunk < warps:  # a staged row for each warp
@@ -292,4 +299,4 @@ def even(count: int) -> int:
 @cache
 def kernel(name: str, launch: Launch, device: Any) -> Kernel:
     """The kernel of a file, compiled for one shape and one device."""
-    return Kernel(Path(__file__).parent / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)
+    return Kernel(FOLDER / f"{name}.cu", name, dict(launch.macros), launch.shared_bytes, device)

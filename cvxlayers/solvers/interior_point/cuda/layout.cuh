@@ -27,7 +27,7 @@ struct Header {
     const int *semis;           // semidefinite cones: first row, order, and offsets of their matrices and vectors (4 each)
     const real *alphas;         // of the power cones
     real *workspace;
-    real c;                     // scale of the cost
+    real c, most;               // scale of the cost; the largest entry of the scaled A
     int quadratic, refinements;
     real *rows, *matrix;        // see large.cuh
     const real *factor;

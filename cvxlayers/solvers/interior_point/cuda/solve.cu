@@ -72,6 +72,12 @@ FUNCTION bool equilibrate() {
     if (!(sum_of_members(reduced_sum(bad)) == 0.0)) return false;
 
     balance(quadratic);
+    times_A<1, LARGEST>({d(), 0}, {t(), 0});
+    meet();
+    real most = 0.0;
+    LOOP for (int i = thread(); i < m; i += THREADS) most = larger(most, e()[i] * t()[i]);
+    most = reduced_max(most);
+    if (thread() == 0) header().most = most;
     real sums[1] = {0.0}, maxima[1] = {0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) maxima[0] = larger(maxima[0], fabs(GLOBAL(q + j) * d()[j]));
     if (quadratic) {
@@ -230,8 +236,8 @@ FUNCTION void shift_inside(real *v) {
     meet();
 }
 
-// The point to start from: the least-squares solution at H = I, which is factored, shifted into the cones; or e, where a
-// cone is not symmetric.
+// The point to start from: x = 0, with s and z of the least-squares solution at H = I, which is factored, shifted into the
+// cones; or e, where a cone is not symmetric. (x of that solution fits s and z no longer once these are shifted.)
 FUNCTION void start() {
 #if THREES
     LOOP for (int i = thread(); i < m; i += THREADS) {
@@ -261,9 +267,9 @@ FUNCTION void start() {
     LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = bh()[i], g()[tall + i] = 0.0;
     meet();
     solve_kkt<2>();
-    // One right-hand side would do for a quadratic objective; for a linear one, x and z come from different ones.
+    // One right-hand side would do for a quadratic objective; for a linear one, s and z come from different ones.
     const real both = header().quadratic ? 1.0 : 0.0;
-    LOOP for (int j = thread(); j < size; j += THREADS) x()[j] = X()[j] + both * X()[size + j];
+    LOOP for (int j = thread(); j < size; j += THREADS) x()[j] = 0.0;
     LOOP for (int i = thread(); i < m; i += THREADS) {
         s()[i] = i < ZEROS ? 0.0 : -Z()[i] - both * Z()[tall + i];
         z()[i] = Z()[tall + i] + both * Z()[i];
@@ -340,26 +346,41 @@ FUNCTION Measure measure(real tau, real norm_q, real norm_b) {
 // Whether z, or x and s, prove that there is no solution: the residual of the proof, as conic/residuals.py defines it.
 FUNCTION real certificate_of_infeasibility(const Measure &is) {
     if (!(is.bz < 0.0)) return 1e300;
-    real sums[2] = {0.0, 0.0}, none[1] = {0.0};
+    if (!(is.ATz > 0.0)) return 0.0;
+    real sums[3] = {0.0, 0.0, 0.0}, none[1] = {0.0};
     LOOP for (int i = thread(); i < m; i += THREADS) {
         t()[i] = fabs(e()[i] * z()[i]);
         sums[1] += fabs(bh()[i] * z()[i]);
+        sums[2] += fabs(z()[i]);
     }
-    meet();
-    times_At<1, ABSOLUTE>({t(), 0}, {y(), 0});
-    LOOP for (int j = thread(); j < n; j += THREADS) sums[0] += square(y()[j] / header().c);
+    LOOP for (int j = thread(); j < n; j += THREADS) sums[0] += square(1.0 / d()[j]);
     reduce(sums, none);
-    return is.ATz > 0.0 ? is.ATz * sums[1] / (-is.bz * sqrt(sums[0])) : 0.0;
+    // Without the product, a bound from below: entries of the scaled |A| are at most header().most.
+    const real share = is.ATz * sums[1] / -is.bz;
+    const real bound = share * header().c / (header().most * sums[2] * sqrt(sums[0]));
+    if (bound > CERTIFICATE) return bound;
+    times_At<1, ABSOLUTE>({t(), 0}, {y(), 0});
+    real squares = 0.0;
+    LOOP for (int j = thread(); j < n; j += THREADS) squares += square(y()[j] / header().c);
+    return share / sqrt(reduced_sum(squares));
 }
 
 FUNCTION real certificate_of_unboundedness(const Measure &is, real &dual) {
     if (!(is.qx < 0.0)) return 1e300;
-    real sums[3] = {0.0, 0.0, 0.0}, none[1] = {0.0};
+    real sums[4] = {0.0, 0.0, 0.0, 0.0}, none[1] = {0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) {
         w()[j] = fabs(d()[j] * x()[j]);
         sums[2] += fabs(qh()[j] * x()[j]);
+        sums[3] += fabs(x()[j]);
     }
-    meet();
+    LOOP for (int i = thread(); i < m; i += THREADS)
+        if (e()[i] > 0.0) sums[0] += square(1.0 / e()[i]), sums[1] += square(s()[i] / e()[i]);
+    reduce(sums, none);
+    // A bound as above, of the part of A x + s.
+    const real by_share = sums[2] / -is.qx;
+    const real bound = is.Ax_s * by_share / (header().most * sums[3] * sqrt(sums[0]) + sqrt(sums[1]));
+    if (bound > CERTIFICATE) return bound;
+    sums[0] = sums[1] = 0.0;
     times_A<1, ABSOLUTE>({w(), 0}, {t(), 0});
     if (header().quadratic) {
         times_P<1, ABSOLUTE>({w(), 0}, {y(), 0});
@@ -368,10 +389,9 @@ FUNCTION real certificate_of_unboundedness(const Measure &is, real &dual) {
     meet();
     LOOP for (int i = thread(); i < m; i += THREADS)
         if (e()[i] > 0.0) sums[0] += square(t()[i] + fabs(s()[i]) / e()[i]);
-    reduce(sums, none);
-    const real by_share = sums[2] / -is.qx;
-    dual = is.Px > 0.0 ? is.Px * by_share / sqrt(sums[1]) : 0.0;
-    return larger(is.Ax_s > 0.0 ? is.Ax_s * by_share / sqrt(sums[0]) : 0.0, dual);
+    const real of_primal = reduced_sum(sums[0]), of_dual = reduced_sum(sums[1]);
+    dual = is.Px > 0.0 ? is.Px * by_share / sqrt(of_dual) : 0.0;
+    return larger(is.Ax_s > 0.0 ? is.Ax_s * by_share / sqrt(of_primal) : 0.0, dual);
 }
 
 // Sums over x and z that Delta tau needs: (2 P xi + q)'X + b'Z for R solutions.
