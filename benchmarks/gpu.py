@@ -88,6 +88,8 @@ def cases() -> dict[str, Callable[[], problems.Case]]:
     dense(200, 150, 128)
     dense(500, 500, 32)
     found["conic_sdp"] = lambda: problems.nearest_correlation(1024)
+    found["gpu_mpc_384_B128"] = lambda: problems.control(24, 8, 8, 128)
+    found["gpu_mpc_384_B1024"] = lambda: problems.control(24, 8, 8, 1024)
     dense(20, 20, 64)  # a small one, to see that everything runs
     return found
 
@@ -109,7 +111,9 @@ class GpuProcess(Process):
 def first_elements(case: problems.Case) -> problems.Case:
     """The case with a batch of the elements that are compared."""
     parameters = {name: v[:FIRST] for name, v in case.parameters.items()}
-    program = None if case.program is None else {name: v[:FIRST] for name, v in case.program.items()}
+    program = case.program
+    if program is not None:  # constants have no batch
+        program = {k: v[:FIRST] if v.ndim == (3 if k in "QGA" else 2) else v for k, v in program.items()}
     return replace(case, batch=min(FIRST, case.batch or 1), parameters=parameters, program=program)
 
 

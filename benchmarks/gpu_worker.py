@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import problems
+from scipy import sparse
 from worker import measure
 
 FIRST = 4  # elements that are compared with the reference
@@ -83,6 +84,14 @@ def tensors(values: dict[str, np.ndarray], device: str) -> dict:
 
 def matrices(case: problems.Case) -> dict:
     """P, q, A, b (dense), the dimensions of the cones, and the matrix from x to the variable."""
+    if case.program is not None and "A" in case.program:
+        of = case.program
+        found = {"q": of["p"], "b": np.concatenate([of["b"], of["h"]], axis=-1), "recover": None}
+        found["cones"] = {"num_zero_cones": of["b"].shape[-1], "num_nonneg_cones": of["h"].shape[-1]}
+        for name, dense in (("P", of["Q"]), ("A", np.concatenate([of["A"], of["G"]]))):
+            pattern = sparse.csr_array((dense != 0).astype(float))
+            found |= {name: dense, f"pattern_{name}": pattern, f"values_{name}": dense[pattern.nonzero()]}
+        return found
     if case.program is not None:
         of = case.program
         cones = {"num_nonneg_cones": of["h"].shape[-1]}
@@ -98,6 +107,19 @@ def matrices(case: problems.Case) -> dict:
         dense[..., rows, columns] = data[name]
         found |= {name: dense, f"pattern_{name}": pattern, f"values_{name}": data[name]}
     return found
+
+
+def by_column(pattern):
+    """A pattern with its entries column by column."""
+    order = np.lexsort((pattern.rows, pattern.cols))
+    return type(pattern)(pattern.shape, pattern.rows[order], pattern.cols[order])
+
+
+def by_name(case: problems.Case, grad_q, grad_b) -> dict:
+    """Gradients of the right-hand sides of a quadratic program, by the names of its parts."""
+    equations = case.program["b"].shape[-1] if "b" in case.program else 0
+    found = {"p": grad_q, "h": grad_b[..., equations:]}
+    return found | ({"b": grad_b[..., :equations]} if equations else {})
 
 
 def residual(P, q, A, b, x, z, s) -> float:
@@ -126,6 +148,7 @@ class Matrices(Library):
     def build(self) -> None:
         import torch
 
+        from cvxlayers.conic.program import ConeProgram, Pattern
         from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Product, SecondOrder, Zero
         from cvxlayers.solvers import Native
         from cvxlayers.solvers.interior_point import linear_solve, solve
@@ -143,6 +166,11 @@ class Matrices(Library):
         blocks += [PositiveSemidefinite(k) for k in dims.get("psd_dims", ())]
         blocks += [Exponential()] * dims.get("num_exp_cones", 0)
         self.cone = Product(tuple(blocks))
+        self.program = None
+        if "pattern_A" in data:
+            upper, rows = sparse.csc_array(sparse.triu(data["pattern_P"])), sparse.csc_array(data["pattern_A"])
+            patterns = (Pattern(M.shape, *sparse.csc_array(M).nonzero()) for M in (upper, rows))
+            self.program = ConeProgram(*(by_column(p) for p in patterns), self.cone)
         self.recover = None if data["recover"] is None else torch.as_tensor(data["recover"], device=self.device)
         n, batch = self.data["q"].shape[-1], self.case.batch
         weights = torch.ones(n, dtype=torch.float64, device=self.device)
@@ -152,12 +180,16 @@ class Matrices(Library):
         self.nothing = torch.zeros((batch, self.cone.size), dtype=torch.float64, device=self.device)
 
     def forward(self):
-        return self.solve(self.cone, *self.data.values(), self.native)
+        return self.solve(self.cone, *self.data.values(), self.native, self.program)
 
     def backward(self):
         P, q, A, b = self.data.values()
-        out = self.solve(self.cone, P, q, A, b, self.native)
-        wx, wz, _ = self.linear_solve(self.cone, P, A, out.z, out.s, -self.upstream, self.nothing, self.native)
+        out = self.solve(self.cone, P, q, A, b, self.native, self.program)
+        wx, wz, _ = self.linear_solve(
+            self.cone, P, A, out.z, out.s, -self.upstream, self.nothing, self.native, program=self.program
+        )
+        if P.ndim == 2 and A.ndim == 2 and self.recover is None:  # constants
+            return out, (None, wx, None, -wz)
         outer = wx[..., :, None] * out.x[..., None, :]
         grad_P = 0.5 * (outer + outer.mT)
         grad_A = out.z[..., :, None] * wx[..., None, :] + wz[..., :, None] * out.x[..., None, :]
@@ -170,7 +202,9 @@ class Matrices(Library):
         found["unsolved"] = int((out.status != 0).sum())
         found["iterations"] = float(out.iterations.double().mean())
         if self.case.program is not None:
-            found |= {"p": grad_q[:FIRST], "G": grad_A[:FIRST], "h": grad_b[:FIRST]}
+            found |= by_name(self.case, grad_q[:FIRST], grad_b[:FIRST])
+            if grad_A is not None:
+                found["G"] = grad_A[:FIRST]
         return {name: v.cpu().numpy() if hasattr(v, "cpu") else np.asarray(v) for name, v in found.items()}
 
     @property
@@ -271,7 +305,6 @@ class Moreau(Library):
         import moreau
         import moreau.torch
         import torch
-        from scipy import sparse
 
         warnings.simplefilter("ignore", UserWarning)
         data, batch = matrices(self.case), self.case.batch
@@ -288,6 +321,9 @@ class Moreau(Library):
             self.data[name] = self.data[name].expand(batch, -1).contiguous()
         self.full = tensors({name: data[name] for name in "PqAb"}, self.device)
         self.leaves = {name: v.clone().requires_grad_() for name, v in self.data.items()}
+        if self.case.program is not None and "A" in self.case.program:
+            for name in "PA":  # constants
+                self.leaves[name] = self.data[name]
         weights = np.ones(n)
         self.recover = data["recover"]
         if self.recover is not None and self.case.weights is not None:
@@ -312,7 +348,7 @@ class Moreau(Library):
         import torch
 
         loss = (self._solution(self.leaves).x * self.weights).sum()
-        return torch.autograd.grad(loss, tuple(self.leaves.values()))
+        return torch.autograd.grad(loss, tuple(v for v in self.leaves.values() if v.requires_grad))
 
     def result(self, forward, backward) -> dict[str, np.ndarray]:
         found = forward
@@ -320,10 +356,11 @@ class Moreau(Library):
         worst = residual(*self.full.values(), x, found.z.detach(), found.s.detach())
         x = x[:FIRST].cpu().numpy()
         out = {"x": x if self.recover is None else x @ self.recover.T, "residual": np.asarray(worst)}
-        gradients = dict(zip(self.leaves, backward, strict=True))
+        gradients = dict(zip((k for k, v in self.leaves.items() if v.requires_grad), backward, strict=True))
         if self.case.program is not None:
-            G = gradients["A"][:FIRST].reshape(len(x), *self.full["A"].shape[-2:])
-            out |= {"p": gradients["q"][:FIRST], "G": G, "h": gradients["b"][:FIRST]}
+            out |= by_name(self.case, gradients["q"][:FIRST], gradients["b"][:FIRST])
+            if "A" in gradients:
+                out["G"] = gradients["A"][:FIRST].reshape(len(x), *self.full["A"].shape[-2:])
         return {name: v.cpu().numpy() if hasattr(v, "cpu") else v for name, v in out.items()}
 
     @property
@@ -341,26 +378,27 @@ class Qpth(Library):
 
         of = self.case.program
         assert of is not None
-        self.values = tensors({"Q": of["Q"], "p": of["p"], "G": of["G"], "h": of["h"]}, self.device)
-        self.leaves = {name: v.clone().requires_grad_() for name, v in self.values.items()}
-        self.nothing = tensors({"e": np.zeros(0)}, self.device)["e"]
+        equations = {name: of.get(name, np.zeros(0)) for name in "Ab"}
+        self.values = tensors({"Q": of["Q"], "p": of["p"], "G": of["G"], "h": of["h"]} | equations, self.device)
+        changing = self.case.program_parameters()
+        self.leaves = {k: v.clone().requires_grad_() if k in changing else v for k, v in self.values.items()}
         self.function = QPFunction(verbose=-1, check_Q_spd=False)
 
     def forward(self):
         import torch
 
         with torch.no_grad():
-            return self.function(*self.values.values(), self.nothing, self.nothing)
+            return self.function(*self.values.values())
 
     def backward(self):
         import torch
 
-        x = self.function(*self.leaves.values(), self.nothing, self.nothing)
-        return torch.autograd.grad(x.sum(), tuple(self.leaves.values()))
+        x = self.function(*self.leaves.values())
+        return torch.autograd.grad(x.sum(), tuple(v for v in self.leaves.values() if v.requires_grad))
 
     def result(self, forward, backward) -> dict[str, np.ndarray]:
-        gradients = dict(zip(self.leaves, backward, strict=True))
-        found = {"x": forward} | {name: gradients[name] for name in "pGh"}
+        gradients = dict(zip((k for k, v in self.leaves.items() if v.requires_grad), backward, strict=True))
+        found = {"x": forward} | {name: v for name, v in gradients.items() if name != "Q"}
         return {name: v[:FIRST].detach().cpu().numpy() for name, v in found.items()}
 
     @property

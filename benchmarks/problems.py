@@ -143,6 +143,33 @@ def mpc(path: Path, batch: int = 16, seed: int = 0) -> Case:
     return Case(name, title, "mpc", batch, *constant_matrices(P, C[equal] if equal.any() else None, G, vectors))
 
 
+def control(horizon: int, states: int, inputs: int, batch: int, seed: int = 0) -> Case:
+    """Model predictive control: x_{t+1} = F x_t + G u_t from x_0, |u_t| <= 1/2 and |x_t| <= 10, with constant matrices.
+
+    The variables are (u_0, x_1, u_1, ...), the objective 0.1 |u_t|^2 + |x_t|^2 and a small linear term; parameters are
+    the vectors.
+    """
+    random = np.random.RandomState(seed)
+    F = np.eye(states) + 0.1 * random.randn(states, states)
+    F *= min(1.0, 1.05 / np.abs(np.linalg.eigvals(F)).max())
+    G, stage = random.randn(states, inputs), states + inputs
+    n = horizon * stage
+    dynamics = np.zeros((horizon * states, n))
+    for t in range(horizon):
+        own, at = slice(t * states, (t + 1) * states), t * stage
+        dynamics[own, at : at + inputs], dynamics[own, at + inputs : at + stage] = -G, np.eye(states)
+        if t:
+            dynamics[own, at - states : at] = -F
+    b = np.zeros((batch, len(dynamics)))
+    b[:, :states] = random.randn(batch, states) @ F.T
+    h = np.tile(np.r_[np.full(inputs, 0.5), np.full(states, 10.0)], 2 * horizon)
+    Q = np.diag(np.tile(np.r_[np.full(inputs, 0.2), np.full(states, 2.0)], horizon))
+    vectors = {"p": 0.1 * random.randn(batch, n), "b": b, "h": np.tile(h, (batch, 1))}
+    title = f"model predictive control, n={n}, m={len(dynamics)}+{len(h)}, B={batch}"
+    parts = constant_matrices(Q, dynamics, np.concatenate([np.eye(n), -np.eye(n)]), vectors)
+    return Case(f"gpu_mpc_{n}_B{batch}", title, "mpc", batch, *parts)
+
+
 def portfolio(batch: int = 128, n: int = 50, factors: int = 10, seed: int = 0) -> Case:
     """Maximize mu'x over the simplex with the risk ||(F'x, sqrt(d) x)|| <= s: one second-order cone."""
     random = np.random.RandomState(seed)

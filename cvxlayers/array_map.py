@@ -89,7 +89,7 @@ class ArrayMap:
     def form_on(self, device: Any) -> str:
         """In which form the native solver runs on an accelerator of PyTorch or JAX."""
         of = self.program
-        return form(of.cone, of.n, of.m, device, self.settings)
+        return form(of.cone, of.n, of.m, device, self.settings, of)
 
     # forward
 
@@ -97,7 +97,7 @@ class ArrayMap:
         """Solve for parameter values (*lead, *shape), real or complex, of the dtype to work in."""
         vectors = self.ends.vectors(values, len(batch), guard=True)
         data = self.elimination.reduce(vectors)
-        out = solve(self.program.cone, data.P, data.q, data.A, data.b, self.settings)
+        out = solve(self.program.cone, data.P, data.q, data.A, data.b, self.settings, self.program)
         xp = namespace(out.x)
         kept = out.status <= Status.INACCURATE
         own = tuple(out.status.shape)
@@ -105,7 +105,7 @@ class ArrayMap:
         residuals = out.residuals
         if self._polished:
             y, z, s, residuals = polish(
-                self.program.cone, data.P, data.q, data.A, data.b, y, z, s, residuals, self.settings
+                self.program.cone, data.P, data.q, data.A, data.b, y, z, s, residuals, self.settings, self.program
             )
         status, iterations = out.status, out.iterations
         if own != batch:  # no parameter of the solution has all the batch dimensions
@@ -189,7 +189,16 @@ class ArrayMap:
                 gt = -moved if gt is None else gt - moved
             gs = self.elimination.expand_slack(gs)
         solution = linear_solve(
-            self.program.cone, point.data.P, A, point.z_reduced, point.s_reduced, gx, gz, self.settings, self.mu
+            self.program.cone,
+            point.data.P,
+            A,
+            point.z_reduced,
+            point.s_reduced,
+            gx,
+            gz,
+            self.settings,
+            self.mu,
+            self.program,
         )
         wx, wz = self.elimination.expand_solution(k, gt, c, *solution[:2])
         return (self.clean(point, wx), self.clean(point, wz)), gs, xp.where(point.kept, solution[2], 0.0)
@@ -204,7 +213,7 @@ class ArrayMap:
         P, A, k = reduction.matrices((P, A))
         gx, gz, gt, c = reduction.reduce_rhs(k, gx, gz)
         z, s = reduction.restrict(z), reduction.restrict(s)
-        wy, wz, _ = linear_solve(self.program.cone, P, A, z, s, gx, gz, self.settings, self.mu)
+        wy, wz, _ = linear_solve(self.program.cone, P, A, z, s, gx, gz, self.settings, self.mu, self.program)
         return reduction.expand_solution(k, gt, c, wy, wz)
 
     @cached_property

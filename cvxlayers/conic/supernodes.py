@@ -58,7 +58,7 @@ class SupernodalStructure:
         low, high = np.concatenate(lows), np.concatenate(highs)
         below = sp.csc_array((np.ones(len(low)), (high, low)), shape=(N, N))
         below.sum_duplicates()
-        columns = _fill(N, below)
+        columns = filled(N, below)
         # An equivalent order in which columns of one pattern are neighbours.
         after = _postorder([int(rows[0]) if len(rows) else N for rows in columns])
         moved = _inverse(after)
@@ -131,7 +131,7 @@ class Targets(NamedTuple):
     tail: np.ndarray
 
 
-def _fill(N: int, below: sp.csc_array) -> list[np.ndarray]:
+def filled(N: int, below: sp.csc_array) -> list[np.ndarray]:
     """Rows of each column of the factor below its diagonal, in ascending order."""
     columns: list[np.ndarray] = []
     children: list[list[int]] = [[] for _ in range(N)]

@@ -15,6 +15,7 @@ import numpy as np
 
 import cvxlayers.solvers.interior_point.cuda.launch as launching
 from cvxlayers.sets import Product
+from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
 from cvxlayers.solvers.interior_point.outcome import Outcome
 
 COMPILER = shutil.which("g++")
@@ -101,6 +102,10 @@ def _address(array: np.ndarray) -> int:
     return array.ctypes.data
 
 
+def _table(sparsity: Sparsity | None) -> int | None:
+    return None if sparsity is None else _address(sparsity.table)
+
+
 def _stride(array: np.ndarray, batch: int) -> int:
     return 0 if len(array) == 1 < batch else array[0].size
 
@@ -110,13 +115,22 @@ def _plain(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def solve(
-    cone: Product, P, q, A, b, tol: float = 1e-8, backwards: bool = False, workspace: bool = False, members: int = 0
+    cone: Product,
+    P,
+    q,
+    A,
+    b,
+    tol: float = 1e-8,
+    backwards: bool = False,
+    workspace: bool = False,
+    members: int = 0,
+    sparsity: Sparsity | None = None,
 ) -> Outcome:
     """`cvxlayers.solvers.interior_point.cuda.solve` on NumPy arrays; with ``members``, in parts and by clusters."""
     P, q, A, b = _plain(P, q, A, b)
     rows, (m, n) = launching.layout(cone), A.shape[-2:]
     assert rows is not None
-    launch = launching.solve_launch(rows, n, m, max(members, 1))
+    launch = sparsity.solve_launch if sparsity else launching.solve_launch(rows, n, m, max(members, 1))
     assert launch is not None
     cones = launching.even(rows.socs) + 18 * rows.threes
     if workspace:
@@ -131,6 +145,7 @@ def solve(
         *map(_address, (P, q, A, b)), *(_stride(v, batch) for v in (P, q, A, b)),
         *map(_address, (x, z, s, residuals, status, iterations)),
         *map(_address, (rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace, tol, 100, 1,
+        _table(sparsity),
     )  # fmt: skip
     if members:
         _run_in_parts("solve", launch, batch, n, m, arguments, backwards)
@@ -139,12 +154,24 @@ def solve(
     return Outcome(x, z, s, status, iterations, residuals)
 
 
-def linear_solve(cone: Product, P, A, z, s, gx, gz, backwards: bool = False, workspace: bool = False, members: int = 0):
+def linear_solve(
+    cone: Product,
+    P,
+    A,
+    z,
+    s,
+    gx,
+    gz,
+    backwards: bool = False,
+    workspace: bool = False,
+    members: int = 0,
+    sparsity: Sparsity | None = None,
+):
     """`cvxlayers.solvers.interior_point.cuda.linear_solve` on NumPy arrays; with ``members`` as `solve`."""
     P, A, z, s, gx, gz = _plain(P, A, z, s, gx, gz)
     rows, (m, n), (several, batch) = launching.layout(cone), A.shape[-2:], gx.shape[:2]
     assert rows is not None
-    launch = launching.linear_launch(rows, n, m, max(members, 1))
+    launch = sparsity.linear_launch if sparsity else launching.linear_launch(rows, n, m, max(members, 1))
     assert launch is not None
     cones = launching.even(3 * rows.socs) + launching.even(9 * rows.threes)
     if workspace:
@@ -156,7 +183,7 @@ def linear_solve(cone: Product, P, A, z, s, gx, gz, backwards: bool = False, wor
     arguments = launching.LinearArguments(
         *map(_address, (P, A, z, s)), _stride(P, batch), _stride(A, batch),
         *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.semis, rows.alphas, space)),
-        launch.workspace, batch, several, 1,
+        launch.workspace, batch, several, 1, _table(sparsity),
     )  # fmt: skip
     if members:
         _run_in_parts("linear_solve", launch, batch, n, m, arguments, backwards)

@@ -136,6 +136,21 @@ template <int WIDTH> double lanes_max(double v) {
     return most;
 }
 
+inline double lanes_sum(double v, int width) {
+    double(*box)[32] = emulator::exchange(v, 0.0, 0.0), sum = 0.0;
+    const int first = emulator::current % 32 / width * width;
+    for (int l = first; l < first + width; ++l) sum += box[0][l];
+    return sum;
+}
+
+inline double lanes_max(double v, int width) {
+    double(*box)[32] = emulator::exchange(v, 0.0, 0.0);
+    const int first = emulator::current % 32 / width * width;
+    double most = box[0][first];
+    for (int l = first; l < first + width; ++l) most = std::fmax(most, box[0][l]);
+    return most;
+}
+
 inline void multiply_tile(double *c, double a0, double a1, double b) {
     double(*box)[32] = emulator::exchange(a0, a1, b);
     const int g = emulator::current % 32 / 4, t = emulator::current % 4;

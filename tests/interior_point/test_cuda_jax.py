@@ -13,13 +13,15 @@ import pytest
 
 from cvxlayers.array import foreign, jax_cuda
 from cvxlayers.conic import array_newton
+from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point import dispatch
 from cvxlayers.solvers.interior_point.cuda import kernels
 from cvxlayers.solvers.interior_point.cuda.launch import layout, solve_launch
+from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.status import Status
-from tests.interior_point import emulation
+from tests.interior_point import emulation, sparse_programs
 from tests.interior_point.test_cuda_emulated import CASES, dense, matrices
 from tests.layers import problems
 from tests.solvers.problems import dense_program, infeasible, solvable
@@ -40,14 +42,18 @@ def started(monkeypatch):
             names.append(start.name)
             emulation.run(start.name, start.launch, start.blocks, start.arguments(addresses))
 
-    def fits(cone: Product, n: int, m: int, device) -> bool:
+    def fits(cone: Product, n: int, m: int, device, program: ConeProgram | None = None) -> bool:
         rows = layout(cone)
         return rows is not None and solve_launch(rows, n, m) is not None
+
+    def sparse(program: ConeProgram | None, devices) -> Sparsity | None:
+        return None if program is None else Sparsity.of(program)
 
     assert jax.devices("cpu") and jax_cuda.register("cpu")
     monkeypatch.setattr(kernels.Start, "__call__", run)
     monkeypatch.setattr(kernels, "kernel", lambda *args: None)
     monkeypatch.setattr("cvxlayers.solvers.interior_point.cuda.fits", fits)
+    monkeypatch.setattr("cvxlayers.solvers.interior_point.cuda.sparse", sparse)
     monkeypatch.setattr(jax_cuda, "devices", lambda: tuple(jax.devices("cpu")[:1]))
     monkeypatch.setattr(jax_cuda, "PLATFORM", "cpu")
     return names
@@ -72,6 +78,24 @@ def test_solves(started, name):
     close(dispatch.solve(cone, *data, Native()), expected)
     close(jax.jit(partial(dispatch.solve, cone, settings=Native()))(*data), expected)
     assert started == ["solve"] * 2
+
+
+def test_patterns(started, monkeypatch):
+    """Kernels with patterns get their table, too."""
+    case = sparse_programs.CASES["control"]()
+    rows = layout(case.cone)
+    assert rows is not None
+    known = Sparsity(case.program, rows)
+    monkeypatch.setitem(Sparsity._known, case.program, known)
+    data = [jnp.asarray(v) for v in case.arrays]
+    expected = emulation.solve(case.cone, *case.arrays, sparsity=known)
+    out = jax.jit(partial(dispatch.solve, case.cone, settings=Native(), program=case.program))(*data)
+    close(out, expected)
+    gx, gz = data[1], jnp.zeros_like(out.z)
+    w = dispatch.linear_solve(case.cone, data[0], data[2], out.z, out.s, gx, gz, Native(), program=case.program)
+    arguments = (case.cone, case.P, case.A, expected.z, expected.s, case.q[None], np.zeros((1, *expected.z.shape)))
+    close(w, (v[0] for v in emulation.linear_solve(*arguments, sparsity=known)))
+    assert started == ["solve", "linear_solve"]
 
 
 def test_two_batch_dimensions_and_none(started):

@@ -12,6 +12,7 @@ from array_api_compat import is_jax_array, is_torch_array
 from cvxlayers.array import jax_cuda, namespace, stop_gradient
 from cvxlayers.array.cuda import of_jax
 from cvxlayers.conic import array_kkt, array_newton
+from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point import cuda, method
 from cvxlayers.solvers.interior_point.native import Native
@@ -20,22 +21,31 @@ from cvxlayers.solvers.interior_point.outcome import Outcome
 Array = Any
 
 
-def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native) -> Outcome:
-    """Solutions of a batch of dense programs, on the device of the arrays; see `method.solve`."""
+def solve(
+    cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native, program: ConeProgram | None = None
+) -> Outcome:
+    """Solutions of a batch of dense programs, on the device of the arrays; see `method.solve`.
+
+    ``program``, here as everywhere below, tells the patterns of P and A, if they are known.
+    """
     lead = np.broadcast_shapes(*(tuple(v.shape[:-k]) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))))
-    if not _fused(cone, A, settings) or 0 in lead:
+    if not _fused(cone, A, settings, program) or 0 in lead:
         return method.solve(cone, P, q, A, b, settings)
     data = [_flat(stop_gradient(v), lead, k) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))]
-    kernel, otherwise = partial(cuda.solve, cone, settings=settings), partial(method.solve, cone, settings=settings)
+    kernel = partial(cuda.solve, cone, settings=settings, sparsity=_sparsity(program, A))
+    otherwise = partial(method.solve, cone, settings=settings)
     out = _on_cuda(kernel, otherwise, data, (0,) * 4, (0,) * 6)
     xp = namespace(q)
     return Outcome(*(v if len(lead) == 1 else xp.reshape(v, (*lead, *v.shape[1:])) for v in out))
 
 
-def form(cone: Product, n: int, m: int, device: Any, settings: Native) -> str:
+def form(cone: Product, n: int, m: int, device: Any, settings: Native, program: ConeProgram | None = None) -> str:
     """In which form the method runs for float64 arrays on a device of PyTorch or JAX, in words."""
     jax = of_jax(device)
-    if settings.compiled and settings.precision == "float64" and _takes(cone, n, m, None if jax else (device,)):
+    devices = jax_cuda.devices() if jax else (device,)
+    if settings.compiled and settings.precision == "float64" and _takes(cone, n, m, devices, program):
+        if cuda.sparse(program, devices) is not None:
+            return "by kernels for sparse matrices, one thread block for each problem"
         if cuda.in_parts(cone, n, m):
             return "by kernels in parts, with matrix products between them"
         return "by kernels, one thread block for each problem"
@@ -47,16 +57,25 @@ def form(cone: Product, n: int, m: int, device: Any, settings: Native) -> str:
 
 
 def linear_solve(
-    cone: Product, P: Array, A: Array, z: Array, s: Array, gx: Array, gz: Array, settings: Native, mu: float = 0.0
+    cone: Product,
+    P: Array,
+    A: Array,
+    z: Array,
+    s: Array,
+    gx: Array,
+    gz: Array,
+    settings: Native,
+    mu: float = 0.0,
+    program: ConeProgram | None = None,
 ) -> tuple[Array, Array, Array]:
     """(w_x, w_z, residual) of the derivative's system at solutions; see `cvxlayers.conic.array_kkt.linear_solve`."""
-    if mu or not _fused(cone, A, settings):
+    if mu or not _fused(cone, A, settings, program):
         return array_kkt.linear_solve(cone, P, A, z, s, gx, gz, mu)
     sides = array_kkt.Sides((P, A, z, s), (gx, gz))
     P, A, z, s = sides.system
     if 0 in (*sides.kept, sides.several):
         return array_kkt.linear_solve(cone, P, A, z, s, gx, gz, mu)
-    xp, batch = namespace(gx), int(np.prod(sides.kept, dtype=int))
+    xp, batch, known = namespace(gx), int(np.prod(sides.kept, dtype=int)), _sparsity(program, A)
 
     def rows(g: Array) -> Array:
         """Right-hand sides (*lead, size) as (several, batch, size)."""
@@ -69,7 +88,7 @@ def linear_solve(
 
     def kernel(P: Array, A: Array, z: Array, s: Array, gx: Array, gz: Array) -> tuple[Array, Array, Array]:
         z, s = (_contiguous(xp.broadcast_to(v, (gx.shape[1], v.shape[-1]))) for v in (z, s))
-        return cuda.linear_solve(cone, P, A, z, s, gx, gz)
+        return cuda.linear_solve(cone, P, A, z, s, gx, gz, known)
 
     system = [_flat(v, sides.kept, k) for v, k in ((P, 2), (A, 2), (z, 1), (s, 1))]
     right = [rows(gx), rows(gz)]
@@ -89,12 +108,13 @@ def polish(
     s: Array,
     residuals: Array,
     settings: Native,
+    program: ConeProgram | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     """(x, z, s, residuals) after Newton's method on the optimality conditions; see `cvxlayers.conic.array_newton`."""
     arrays = (P, q, A, b, x, z, s, residuals)
-    if not _fused(cone, A, settings) or 0 in x.shape:
+    if not _fused(cone, A, settings, program) or 0 in x.shape:
         return array_newton.polish(cone, *arrays)
-    kernel, otherwise = partial(_polish, cone, settings), partial(array_newton.polish, cone)
+    kernel, otherwise = partial(_polish, cone, settings, program), partial(array_newton.polish, cone)
     if not is_jax_array(x):
         return kernel(*arrays)
     lead = tuple(x.shape[:-1])
@@ -104,7 +124,17 @@ def polish(
 
 
 def _polish(
-    cone: Product, settings: Native, P: Array, q: Array, A: Array, b: Array, x: Array, z: Array, s: Array, r: Array
+    cone: Product,
+    settings: Native,
+    program: ConeProgram | None,
+    P: Array,
+    q: Array,
+    A: Array,
+    b: Array,
+    x: Array,
+    z: Array,
+    s: Array,
+    r: Array,
 ) -> tuple[Array, Array, Array, Array]:
     """`polish` by kernels."""
     if cone.linear:
@@ -116,14 +146,14 @@ def _polish(
         return tuple(xp.reshape(v, u.shape) for v in cuda.pair(cone, flat, n))  # pyright: ignore[reportReturnType]
 
     def direction(z: Array, s: Array, top: Array, low: Array) -> tuple[Array, Array]:
-        wx, wz, _ = linear_solve(cone, P, A, z, s, top, low, settings)
+        wx, wz, _ = linear_solve(cone, P, A, z, s, top, low, settings, program=program)
         # Of a singular system, whatever the kernel leaves; the residuals decide what is kept.
         return xp.where(xp.isfinite(wx), wx, 0.0), xp.where(xp.isfinite(wz), wz, 0.0)
 
     return array_newton.polish(cone, P, q, A, b, x, z, s, r, pair=pair, direction=direction)
 
 
-def _fused(cone: Product, A: Array, settings: Native) -> bool:
+def _fused(cone: Product, A: Array, settings: Native, program: ConeProgram | None) -> bool:
     """Whether the kernels take programs of this shape here."""
     if not settings.compiled or settings.precision != "float64":
         return False
@@ -132,14 +162,22 @@ def _fused(cone: Product, A: Array, settings: Native) -> bool:
         return False
     if A.dtype != namespace(A).float64:
         return False
-    return _takes(cone, A.shape[-1], A.shape[-2], None if jax else (A.device,))
+    return _takes(cone, A.shape[-1], A.shape[-2], _devices(A), program)
 
 
-def _takes(cone: Product, n: int, m: int, devices: Sequence[Any] | None) -> bool:
-    """Whether they run on all of these devices; None stands for those of JAX, which says late where it will compute."""
-    if devices is None:
-        devices = jax_cuda.devices()
-    return bool(devices) and all(cuda.fits(cone, n, m, device) for device in devices)
+def _takes(cone: Product, n: int, m: int, devices: Sequence[Any], program: ConeProgram | None) -> bool:
+    """Whether they run on all of these devices."""
+    return bool(devices) and all(cuda.fits(cone, n, m, device, program) for device in devices)
+
+
+def _devices(A: Array) -> Sequence[Any]:
+    """Where A may be: JAX says late where it will compute."""
+    return jax_cuda.devices() if is_jax_array(A) else (A.device,)
+
+
+def _sparsity(program: ConeProgram | None, A: Array) -> cuda.Sparsity | None:
+    """The patterns of a program, where its kernels use them."""
+    return cuda.sparse(program, _devices(A))
 
 
 def _on_cuda(

@@ -5,6 +5,7 @@
 #pragma once
 
 typedef double real;
+typedef unsigned long long word;
 
 #define DEVICE __device__ __forceinline__
 #define FUNCTION __device__ __noinline__  // the larger pieces, called from several places: inlined, they take minutes
@@ -47,6 +48,17 @@ DEVICE real exchanged(real v, int step) { return __shfl_xor_sync(0xffffffffu, v,
 // Sum over the WIDTH lanes that differ in the bits below WIDTH; every lane gets it.
 template <int WIDTH> DEVICE real lanes_sum(real v) {
     UNROLL for (int step = WIDTH / 2; step; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+}
+
+// The same where the WIDTH is known only to the program.
+DEVICE real lanes_sum(real v, int width) {
+    LOOP for (int step = width / 2; step; step /= 2) v += __shfl_xor_sync(0xffffffffu, v, step);
+    return v;
+}
+
+DEVICE real lanes_max(real v, int width) {
+    LOOP for (int step = width / 2; step; step /= 2) v = larger(v, __shfl_xor_sync(0xffffffffu, v, step));
     return v;
 }
 

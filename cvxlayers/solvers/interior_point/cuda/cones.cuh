@@ -258,6 +258,26 @@ DEVICE void divide_by_H(real *v) {
 #endif
 }
 
+#if SPARSE && CURVED
+// Column j of H^(-1/2) times the scaled A, in the curved cone that begins at row `first`: `entry(i)` is row i of the column
+// as it is in memory, `put(i, value)` takes what comes of it, and `scale` is e_i d_j. See prepare_rows for the formulas.
+template <class Entry, class Put> DEVICE void stage_column(int first, real scale, Entry entry, Put put) {
+    if (first < ROUND) {
+        const int k = block_of(first), count = start_of(k + 1) - first;
+        const real *w = h() + first;
+        real sum = 0.0;
+        LOOP for (int i = 1; i < count; ++i) sum += w[i] * entry(i);
+        const real head = entry(0) * scale, g = w[0] * head - scale * sum, by = 1.0 / eta()[k];
+        const real other = (head + g) * by / (1.0 + w[0]);
+        put(0, g * by);
+        LOOP for (int i = 1; i < count; ++i) put(i, entry(i) * scale * by - w[i] * other);
+        return;
+    }
+    const real *R = R3() + 3 * (first - SEMI), column[3] = {entry(0), entry(1), entry(2)};
+    UNROLL for (int i = 0; i < 3; ++i)
+        put(i, scale * (R[3 * i] * column[0] + R[3 * i + 1] * column[1] + R[3 * i + 2] * column[2]));
+}
+#elif !SPARSE
 // The vectors that `stage` needs, for the rows e_i A_ij d_j: with g = (Jw)'A, a row of H^(-1/2) A is g / eta for
 // the first row of a second-order cone, and (a_i - w_i (a_0 + g) / (1 + w_0)) / eta for the others.
 DEVICE void prepare_rows(const real *A, const real *e, const real *d) {
@@ -311,6 +331,7 @@ DEVICE void stage_row(int i, const real *A, const real *e, const real *d, real *
 #endif
 #endif
 }
+#endif
 
 // The largest step up to `most` for which v + step dv stays in the symmetric cones, for v = s, or v = z, `dual`; of one
 // thread.

@@ -4,21 +4,7 @@
 // LANES threads share a row of a product. TILES is how many 16 x 16 tiles of a Gram matrix a warp holds in registers at
 // a time, CHUNK how many rows of its factor are staged in shared memory.
 #pragma once
-#include "layout.cuh"
-
-// A v, |A| v, or the maxima instead of the sums of |A| v.
-enum Product { PLAIN, ABSOLUTE, LARGEST };
-
-template <Product PRODUCT> DEVICE real accumulate(real sum, real a, real v) {
-    if (PRODUCT == PLAIN) return sum + a * v;
-    return PRODUCT == LARGEST ? larger(sum, fabs(a) * v) : sum + fabs(a) * v;
-}
-
-// R vectors, one `stride` after the other.
-struct Vectors {
-    real *at;
-    int stride;
-};
+#include "product.cuh"
 
 // An entry of a matrix in global memory, which the kernel itself may have written.
 template <bool WRITTEN> DEVICE real fetched(const real *at) { return WRITTEN ? *at : GLOBAL(at); }
@@ -118,6 +104,25 @@ template <int R, Product PRODUCT, int rows, bool WRITTEN = false> FUNCTION void 
         }
     }
     turn();
+}
+
+// out_r = A u_r, A'v_r and P u_r; see product.cuh.
+template <int R, Product PRODUCT> DEVICE void times_A(Vectors u, Vectors out) { times_rows<R, PRODUCT>(header().A, u, out); }
+template <int R, Product PRODUCT> DEVICE void times_At(Vectors v, Vectors out) { times_columns<R, PRODUCT, m>(header().A, v, out); }
+template <int R, Product PRODUCT> DEVICE void times_P(Vectors u, Vectors out) { times_columns<R, PRODUCT, n>(header().P, u, out); }
+
+// What the sparse matrices need; the dense ones are read where they are.
+DEVICE void open_matrices(const word *, bool) {}
+
+// Zero, or NaN if P or A holds NaN or infinity; of one thread of one member.
+FUNCTION real check_matrices(bool quadratic) {
+    const int first = thread() + THREADS * member(), step = THREADS * CLUSTER;
+    real bad = 0.0;
+    UNROLL_4 for (int k = first; k < m * n; k += step) bad += 0.0 * GLOBAL(header().A + k);
+    if (quadratic) {
+        UNROLL_4 for (int k = first; k < n * n; k += step) bad += 0.0 * GLOBAL(header().P + k);
+    }
+    return bad;
 }
 
 #if LARGE

@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from array_api_compat import is_jax_array
 
 from cvxlayers.array import constant, jax_cuda, namespace
 from cvxlayers.array.cuda import Kernel, available, device_of, multiprocessors, of_jax, shared_memory
+from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.cuda import large
 from cvxlayers.solvers.interior_point.cuda.launch import (
+    MOST_COLUMNS,
     Launch,
     Layout,
     LinearArguments,
@@ -28,6 +31,7 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
     members_of,
     solve_launch,
 )
+from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.interior_point.outcome import Outcome
 
@@ -63,11 +67,13 @@ class Start:
         return _ARGUMENTS[self.name](**dict(self.numbers), **dict(zip(self.pointers, addresses, strict=True)))
 
 
-def fits(cone: Product, n: int, m: int, device: Any) -> bool:
+def fits(cone: Product, n: int, m: int, device: Any, program: ConeProgram | None = None) -> bool:
     """Whether `solve` takes programs of this shape on this device: its cones, its size, and a compiler.
 
     Large ones need products by a library between the parts of a kernel, which is for PyTorch alone.
     """
+    if sparse(program, [device]) is not None:
+        return True
     rows = layout(cone)
     launch = rows and solve_launch(rows, n, m)
     if not launch or (launch.large and of_jax(device)):
@@ -82,14 +88,28 @@ def in_parts(cone: Product, n: int, m: int) -> bool:
     return bool(launch and launch.large)
 
 
-def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native) -> Outcome:
+def sparse(program: ConeProgram | None, devices: Sequence[Any]) -> Sparsity | None:
+    """The patterns of a program, where the kernels are faster with them, and fit on these devices."""
+    if program is None or not all(available(device) for device in devices):
+        return None
+    found = Sparsity.of(program)
+    if found is None or not (found.solve_launch and found.linear_launch):
+        return None
+    used = max(found.solve_launch.shared_bytes, found.linear_launch.shared_bytes)
+    return found if all(used <= shared_memory(device) for device in devices) else None
+
+
+def solve(
+    cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native, sparsity: Sparsity | None = None
+) -> Outcome:
     """Minimize (1/2)x'Px + q'x subject to Ax + s = b, s in K, for a batch, where `fits`.
 
     Contiguous float64 arrays on a GPU, P (B, n, n), q (B, n), A (B, m, n), b (B, m), each with B or 1 in front; what
-    the batch shares is read in place. The work is queued on the stream of the arrays; nothing waits for it.
+    the batch shares is read in place, with ``sparsity`` on its patterns only. The work is queued on the stream of the
+    arrays; nothing waits for it.
     """
     rows, (m, n), batch = layout(cone), A.shape[-2:], max(v.shape[0] for v in (P, q, A, b))
-    launch = rows and _clustered(solve_launch, rows, n, m, batch, q)
+    launch = sparsity.solve_launch if sparsity else rows and _clustered(solve_launch, rows, n, m, batch, q)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     data = {"P": P, "q": q, "A": A, "b": b}
@@ -100,12 +120,21 @@ def solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nativ
         **dict.fromkeys(("status", "iterations"), ((batch,), "int32")),
     }
     parts = partial(large.iterate, n=n, m=m, batch=batch, like=q, symmetric=not rows.threes)
-    x, z, s, residuals, status, iterations = _run("solve", launch, batch, rows, data, strides | numbers, results, parts)
+    x, z, s, residuals, status, iterations = _run(
+        "solve", launch, batch, rows, data, strides | numbers, results, parts, sparsity
+    )
     return Outcome(x, z, s, status, iterations, residuals)
 
 
 def linear_solve(
-    cone: Product, P: Array, A: Array, z: Array, s: Array, gx: Array, gz: Array
+    cone: Product,
+    P: Array,
+    A: Array,
+    z: Array,
+    s: Array,
+    gx: Array,
+    gz: Array,
+    sparsity: Sparsity | None = None,
 ) -> tuple[Array, Array, Array]:
     """(w_x, w_z, residual): the system of `cvxlayers.conic.kkt` at primal-dual pairs, where `fits`.
 
@@ -114,7 +143,7 @@ def linear_solve(
     factor serves all R. Elements whose system is singular have a residual that is not small.
     """
     rows, (m, n), (several, batch) = layout(cone), A.shape[-2:], gx.shape[:2]
-    launch = rows and _clustered(linear_launch, rows, n, m, batch, gx)
+    launch = sparsity.linear_launch if sparsity else rows and _clustered(linear_launch, rows, n, m, batch, gx)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     data = {"P": P, "A": A, "z": z, "s": s, "gx": gx, "gz": gz}
@@ -126,14 +155,14 @@ def linear_solve(
         "residual": ((several, batch), "float64"),
     }
     parts, blocks = partial(large.twice, n=n, m=m, batch=batch, like=gx), batch if several else 0
-    wx, wz, residual = _run("linear_solve", launch, blocks, rows, data, strides | numbers, results, parts)
+    wx, wz, residual = _run("linear_solve", launch, blocks, rows, data, strides | numbers, results, parts, sparsity)
     return wx, wz, residual
 
 
 def pair(cone: Product, u: Array, n: int) -> tuple[Array, Array]:
     """`cone.pair(u)` for a contiguous float64 array u (B, m) on a GPU, where `fits` says so for n variables."""
     rows, (batch, m) = layout(cone), u.shape
-    launch = rows and linear_launch(rows, n, m)
+    launch = rows and linear_launch(rows, min(n, MOST_COLUMNS), m)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     results: _Shapes = dict.fromkeys("zs", ((batch, m), "float64"))
@@ -150,17 +179,21 @@ def _run(
     numbers: Mapping[str, float],
     results: _Shapes,
     parts: Callable[[Callable], None] | None = None,
+    sparsity: Sparsity | None = None,
 ) -> Sequence[Array]:
     """The results of a kernel, in one cluster of blocks for each element; ``data`` and ``numbers`` by its own names.
 
     A large one is started by ``parts``, as often as it has to be.
     """
     like = next(iter(data.values()))
-    operands = [*data.values(), *(constant(_table, (rows, table), like) for table in _TABLES)]
+    tables = {name: constant(_table, (rows, name), like) for name in _TABLES}
+    if sparsity:
+        tables["table"] = _patterns(sparsity, like)
+    operands = [*data.values(), *tables.values()]
     # One more result: XLA sees to it that its memory is there while the kernel runs.
     wanted = {**results, "workspace": ((max(1, blocks * launch.members * launch.workspace),), "float64")}
     numbers = {**numbers, "workspace_stride": launch.workspace}
-    start = Start(name, launch, blocks, tuple(numbers.items()), (*data, *_TABLES, *wanted))
+    start = Start(name, launch, blocks, tuple(numbers.items()), (*data, *tables, *wanted))
     if is_jax_array(like):
         return _by_xla(start, operands, list(wanted.values()))[:-1]
     xp, device = namespace(like), like.device
@@ -173,6 +206,19 @@ def _run(
         else:
             run(blocks)
     return found[:-1]
+
+
+_KEPT: WeakKeyDictionary[Sparsity, dict[Any, Array]] = WeakKeyDictionary()
+
+
+def _patterns(sparsity: Sparsity, like: Array) -> Array:
+    """The table of a pattern in the library of ``like``; for PyTorch it stays on the device as long as the pattern."""
+    if is_jax_array(like):
+        return namespace(like).asarray(sparsity.table)
+    kept = _KEPT.setdefault(sparsity, {})
+    if like.device not in kept:
+        kept[like.device] = namespace(like).asarray(sparsity.table, device=like.device)
+    return kept[like.device]
 
 
 def _started(

@@ -44,6 +44,7 @@ class SolveArguments(ctypes.Structure):
         ("tol", ctypes.c_double),
         ("max_iter", ctypes.c_int),
         ("quadratic", ctypes.c_int),
+        ("table", ctypes.c_void_p),
         ("resumed", Resumed),
     ]
 
@@ -58,6 +59,7 @@ class LinearArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("starts", "block", "semis", "alphas", "workspace")),
         ("workspace_stride", ctypes.c_longlong),
         *((name, ctypes.c_int) for name in ("batch", "several", "quadratic")),
+        ("table", ctypes.c_void_p),
         ("resumed", Resumed),
     ]
 
@@ -166,7 +168,8 @@ _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, a
     (MOST_COLUMNS, 512, 32, 3),
     (MOST_LARGE_COLUMNS, 512, 32, 1),
 )
-_HEADER = 16  # numbers, as in layout.cuh
+_HEADER, _SPARSE_HEADER = 16, 18  # numbers, as in layout.cuh
+DIRECTORY = 42  # words of the directory of sparse.cuh
 _HEAD = 64  # of a saved state, as in large.cuh
 
 
@@ -188,6 +191,16 @@ def members_of(launch: Launch | None, batch: int, multiprocessors: int, clusters
     if launch is None or not launch.large or not clusters:
         return 1
     return next((k for k in (4, 2) if k * batch <= FILLED * multiprocessors), 1)
+
+
+def sparse_solve_launch(rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int]) -> Launch | None:
+    """How `solve` is started where it knows a pattern; see `Sparsity`."""
+    return _sparse_launch(rows, n, m, threads, sizes, 13, 17, even(rows.socs) + 18 * rows.threes)
+
+
+def sparse_linear_launch(rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int]) -> Launch | None:
+    """How `linear_solve` is started where it knows a pattern."""
+    return _sparse_launch(rows, n, m, threads, sizes, 9, 11, even(3 * rows.socs) + even(9 * rows.threes))
 
 
 @lru_cache(maxsize=1)
@@ -248,6 +261,34 @@ def _launch(
         "CLUSTER": members, "EXCHANGE": exchange,
     }  # fmt: skip
     return Launch(threads, used, workspace, tuple(macros.items()), large, members)
+
+
+def _sparse_launch(
+    rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int], wide: int, tall: int, cones: int
+) -> Launch | None:
+    """``wide`` and ``tall`` count the vectors of n and of m, ``cones`` the numbers of the scalings of curved cones."""
+    if m > MOST_ROWS:
+        return None
+    # What may be in shared memory or in the workspace: what is read in the most irregular way has the first claim.
+    factor = even(sizes["ENTRIES"] + sizes["PIVOTS"] + 2)
+    vectors, height = wide * even(n), tall * even(m) + cones
+    fixed = _SPARSE_HEADER + even(DIRECTORY) + (threads // 32 + 1) * 16 + 4 * even(sizes["PIVOTS"])
+    for places in ((1, 1, 1), (1, 1, 0), (1, 0, 0), (0, 1, 1), (0, 1, 0), (0, 0, 0)):
+        used = 8 * (fixed + sum(p * size for p, size in zip(places, (factor, vectors, height), strict=True)))
+        if used <= SHARED_BYTES:
+            break
+    else:
+        return None
+    resident = max(1, min(SHARED_BYTES // (used + 1024), 512 // threads))
+    values = even(sizes["A_ENTRIES"] + 1) + even(sizes["P_ENTRIES"] + 1) + even(sizes["STAGED"] + 1)
+    workspace = values + sum((not p) * size for p, size in zip(places, (factor, vectors, height), strict=True))
+    macros = {
+        "SPARSE": 1, "VARIABLES": n, "ROWS": m, "ZEROS": rows.zeros, "LINEAR": rows.linear, "ROUND": rows.round,
+        "SEMI": rows.semi, "SOCS": rows.socs, "SEMIS": 0, "SQUARES": 0, "ORDERS": 0, "ORDER": 0, "THREES": rows.threes,
+        "EXPONENTIALS": rows.exponentials, "THREADS": threads, "RESIDENT": resident, "FACTOR": places[0],
+        "WIDE": places[1], "TALL": places[2], "LARGE": 0, "CLUSTER": 1, "EXCHANGE": 0, **sizes,
+    }  # fmt: skip
+    return Launch(threads, used, workspace, tuple(macros.items()))
 
 
 def even(count: int) -> int:

@@ -8,7 +8,7 @@
 #define TALL_PASSING 8
 #define CONES_KEPT 1  // of the vectors of m, the first that belongs to projections.cuh
 #include "projections.cuh"
-#include "scales.cuh"
+#include "normal.cuh"
 
 struct Arguments {
     const real *P, *A, *z, *s;
@@ -20,12 +20,12 @@ struct Arguments {
     real *workspace;                  // what does not fit in shared memory
     long long workspace_stride;
     int batch, several, quadratic;
+    const word *table;                // of sparse.cuh
 #if LARGE
     Resumed resumed;
 #endif
 };
 
-constexpr real STATIC = 1e-10;  // added to the diagonal of P, for matrices with entries of size one
 constexpr real ENOUGH = 1e-13;  // a relative residual that needs no refinement
 constexpr int REFINEMENTS = 12;
 
@@ -43,11 +43,11 @@ FUNCTION real residual_of() {
     LOOP for (int j = thread(); j < n; j += THREADS) w()[j] = d()[j] * X()[j];
     LOOP for (int i = thread(); i < m; i += THREADS) t()[i] = Z()[i], t()[tall + i] = e()[i] * Z()[i];
     meet();
-    if (quadratic) times_columns<1, PLAIN, n>(header().P, {w(), 0}, {w() + size, 0});
-    times_rows<1, PLAIN>(header().A, {w(), 0}, {u(), 0});
+    if (quadratic) times_P<1, PLAIN>({w(), 0}, {w() + size, 0});
+    times_A<1, PLAIN>({w(), 0}, {u(), 0});
     apply_D<INACTIVE>(t());
     meet();
-    times_columns<1, PLAIN, m>(header().A, {t() + tall, 0}, {y(), 0});
+    times_At<1, PLAIN>({t() + tall, 0}, {y(), 0});
     LOOP for (int i = thread(); i < m; i += THREADS) u()[i] = g()[i] - e()[i] * u()[i];
 #if CURVED
     meet();
@@ -81,9 +81,10 @@ FUNCTION void refine() {
 #if CURVED
     meet();
 #endif
+    keep_apart<1>(t());
     LOOP for (int i = thread(); i < m; i += THREADS) u()[i] = t()[i], t()[i] *= e()[i];
     meet();
-    times_columns<1, PLAIN, m>(header().A, {t(), 0}, {w(), 0});
+    times_At<1, PLAIN>({t(), 0}, {w(), 0});
     LOOP for (int j = thread(); j < size; j += THREADS) y()[j] = j < n ? y()[j] + d()[j] * w()[j] : 0.0;
     meet();
     solve_factored<1>(y());
@@ -92,7 +93,7 @@ FUNCTION void refine() {
         w()[j] = d()[j] * y()[j];
     }
     meet();
-    times_rows<1, PLAIN>(header().A, {w(), 0}, {t(), 0});
+    times_A<1, PLAIN>({w(), 0}, {t(), 0});
     meet();
     LOOP for (int i = thread(); i < m; i += THREADS) t()[i] *= e()[i];
 #if CURVED
@@ -106,6 +107,7 @@ FUNCTION void refine() {
 #if CURVED
     meet();
 #endif
+    put_back<1>(t());
     LOOP for (int i = thread(); i < m; i += THREADS) Z()[i] += t()[i] - u()[i];
     meet();
 }
@@ -127,7 +129,7 @@ DEVICE void prepare(const Arguments &a) {
     balance(a.quadratic);
     real cost = 0.0;
     if (a.quadratic) {
-        times_columns<1, LARGEST, n>(header().P, {d(), 0}, {w(), 0});
+        times_P<1, LARGEST>({d(), 0}, {w(), 0});
         LOOP for (int j = thread(); j < n; j += THREADS) cost += w()[j] * d()[j];
     }
     cost = reduced_sum(cost) / n;
@@ -137,19 +139,7 @@ DEVICE void prepare(const Arguments &a) {
     meet();
     decompose(a.z + B * m, a.s + B * m, e(), c);
 
-    const real *P = header().P, *A = header().A;
-    prepare_rows(A, e(), d());
-    meet();
-    gram([=](int i, int j) { return GLOBAL(A + i * n + j); },
-         [](int i, int j, real entry) { return entry * root()[i] * e()[i] * d()[j]; }, [](int i) { return i >= LINEAR; },
-         [=](int i, real *row) { stage_row(i, A, e(), d(), row); },
-         [=](int i, int j) {
-             const real entry = quadratic ? c * d()[i] * d()[j] * GLOBAL(P + i * n + j) : 0.0;
-             return i == j ? entry + STATIC : entry;
-         });
-#if !LARGE
-    factorize();
-#endif
+    factor_normal();
 }
 
 // The solutions for all right-hand sides.
@@ -197,7 +187,10 @@ extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) linear
         Header &here = header();
         here.P = a.P + B * a.P_stride, here.A = a.A + B * a.A_stride;
         here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
-        here.workspace = a.workspace + (B * CLUSTER + member()) * a.workspace_stride;
+        here.workspace = a.workspace + (B * CLUSTER + member()) * a.workspace_stride + WORKING;
+#if SPARSE
+        here.values = here.workspace - WORKING, here.table = a.table;
+#endif
         here.quadratic = a.quadratic, here.turn = 0;
     }
 #if LARGE
@@ -209,6 +202,8 @@ extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) linear
         restore(none), solve_all(a);
     meet_all();  // until the others have taken what this one left
 #else
+    meet();
+    open_matrices(a.table, a.quadratic);
     prepare(a);
     solve_all(a);
 #endif

@@ -296,6 +296,27 @@ template <Map MAP> FUNCTION void apply_D(real *v) {
 #endif
 }
 
+#if SPARSE && CURVED
+// Column j of W^(1/2) times the scaled A, in the curved cone that begins at row `first`: `entry(i)` is row i of the column
+// as it is in memory, `put(i, value)` takes what comes of it, and `scale` is e_i d_j. See prepare_rows for the formulas.
+template <class Entry, class Put> DEVICE void stage_column(int first, real scale, Entry entry, Put put) {
+    if (first < ROUND) {
+        const int k = block_of(first), count = start_of(k + 1) - first;
+        const real *normal = lam() + first;
+        const real up = weight(ends()[3 * k]), down = weight(ends()[3 * k + 1]), rest = sqrt(weight(ends()[3 * k + 2]));
+        real g = 0.0;
+        LOOP for (int i = 1; i < count; ++i) g += normal[i] * entry(i);
+        g *= scale;
+        const real head = entry(0) * scale, other = rest * g - sqrt(0.5 * down) * (head - g);
+        put(0, count > 1 ? sqrt(0.5 * up) * (head + g) : sqrt(up) * head);
+        LOOP for (int i = 1; i < count; ++i) put(i, rest * scale * entry(i) - normal[i] * other);
+        return;
+    }
+    const real *V = basis() + 3 * (first - SEMI), column[3] = {entry(0), entry(1), entry(2)};
+    UNROLL for (int i = 0; i < 3; ++i)
+        put(i, scale * root()[first + i] * (V[i] * column[0] + V[3 + i] * column[1] + V[6 + i] * column[2]));
+}
+#elif !SPARSE
 // For second-order cones, with g = n'A_1, the first row of W^(1/2) A is (w_+/2)^(1/2) (a_0 + g), and row i
 // w_m^(1/2) a_i - n_i h with h = w_m^(1/2) g - (w_-/2)^(1/2) (a_0 - g). Call meet() after it.
 DEVICE void prepare_rows(const real *A, const real *e, const real *d) {
@@ -351,3 +372,4 @@ DEVICE void stage_row(int i, const real *A, const real *e, const real *d, real *
 #endif
 #endif
 }
+#endif

@@ -1,6 +1,6 @@
 // Scales that bring the data near size one: Ruiz, RAL-TR-2001-034, with one scale for each curved cone.
 #pragma once
-#include "dense.cuh"
+#include "product.cuh"
 #include "semidefinite.cuh"
 
 constexpr int SWEEPS = 4;
@@ -16,13 +16,12 @@ DEVICE real clip(real v, real least, real most) { return smaller(larger(v, least
 
 // d and e from where they are; a row with e = 0 stays out of it. Call meet() before it; ends with one.
 FUNCTION void balance(bool quadratic) {
-    const real *P = header().P, *A = header().A;
     LOOP for (int sweep = 0; sweep < SWEEPS; ++sweep) {
         real far = 0.0;
-        times_rows<1, LARGEST>(A, {d(), 0}, {t(), 0});
-        times_columns<1, LARGEST, m>(A, {e(), 0}, {y(), 0});
+        times_A<1, LARGEST>({d(), 0}, {t(), 0});
+        times_At<1, LARGEST>({e(), 0}, {y(), 0});
         meet();
-        if (quadratic) times_columns<1, LARGEST, n>(P, {d(), 0}, {w(), 0});
+        if (quadratic) times_P<1, LARGEST>({d(), 0}, {w(), 0});
         meet();
         LOOP for (int i = thread(); i < m; i += THREADS) t()[i] *= e()[i];
         LOOP for (int j = thread(); j < n; j += THREADS) {

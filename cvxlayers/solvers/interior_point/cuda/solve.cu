@@ -7,7 +7,7 @@
 #define TALL_PASSING 8
 #define CONES_KEPT 7  // of the vectors of m, the first that belongs to cones.cuh
 #include "cones.cuh"
-#include "scales.cuh"
+#include "normal.cuh"
 
 struct Arguments {
     const real *P, *q, *A, *b;
@@ -20,6 +20,7 @@ struct Arguments {
     long long workspace_stride;
     real tol;
     int max_iter, quadratic;                           // quadratic: whether P may hold anything but zeros
+    const word *table;                                 // of sparse.cuh
 #if LARGE
     Resumed resumed;
 #endif
@@ -29,7 +30,6 @@ enum Status { SOLVED, INACCURATE, INFEASIBLE, UNBOUNDED, MAX_ITERATIONS, NUMERIC
 
 constexpr real ABSENT = 0.999e20, INFINITE = 1e20;
 constexpr real INACCURACY = 1e-4, CERTIFICATE = 1e-6;
-constexpr real STATIC = 1e-10;  // added to the diagonal of P, for matrices with entries of size one
 constexpr int REFINEMENTS = 3;
 constexpr real SNAP = 1e4;  // as in projections.cuh
 
@@ -56,9 +56,9 @@ DEVICE real *dS() { return tall_kept(6); }
 // Scales d, e and c that bring the data near size one: Ruiz, RAL-TR-2001-034, with one e for each curved cone.
 // Absent constraints have e = 0, and b = 1. False if the data hold NaN or infinity.
 FUNCTION bool equilibrate() {
-    const real *P = header().P, *q = header().q, *A = header().A, *b = header().b;
+    const real *q = header().q, *b = header().b;
     bool quadratic = header().quadratic;
-    real bad = 0.0;
+    real bad = check_matrices(quadratic);
     LOOP for (int i = thread(); i < m; i += THREADS) {
         const real entry = GLOBAL(b + i);
         const bool absent = i >= ZEROS && i < LINEAR && entry >= ABSENT;
@@ -69,15 +69,10 @@ FUNCTION bool equilibrate() {
         d()[j] = 1.0, x()[j] = 0.0;
         if (j < n) bad += 0.0 * GLOBAL(q + j);
     }
-    const int first = thread() + THREADS * member(), step = THREADS * CLUSTER;
-    UNROLL_4 for (int k = first; k < m * n; k += step) bad += 0.0 * GLOBAL(A + k);
-    if (quadratic) {
-        UNROLL_4 for (int k = first; k < n * n; k += step) bad += 0.0 * GLOBAL(P + k);
-    }
     if (!(sum_of_members(reduced_sum(bad)) == 0.0)) return false;
 
     balance(quadratic);
-    times_rows<1, LARGEST>(A, {d(), 0}, {t(), 0});
+    times_A<1, LARGEST>({d(), 0}, {t(), 0});
     meet();
     real most = 0.0;
     LOOP for (int i = thread(); i < m; i += THREADS) most = larger(most, e()[i] * t()[i]);
@@ -86,7 +81,7 @@ FUNCTION bool equilibrate() {
     real sums[1] = {0.0}, maxima[1] = {0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) maxima[0] = larger(maxima[0], fabs(GLOBAL(q + j) * d()[j]));
     if (quadratic) {
-        times_columns<1, LARGEST, n>(P, {d(), 0}, {w(), 0});
+        times_P<1, LARGEST>({d(), 0}, {w(), 0});
         LOOP for (int j = thread(); j < n; j += THREADS) sums[0] += w()[j] * d()[j];
     }
     reduce(sums, maxima);
@@ -98,29 +93,10 @@ FUNCTION bool equilibrate() {
     return true;
 }
 
-// Factor P + A'H^-1 A at the present H; a large matrix, when the kernel is resumed.
-FUNCTION void factor_kkt() {
-    const real *P = header().P, *A = header().A, c = header().c;
-    const bool quadratic = header().quadratic;
-    prepare_rows(A, e(), d());
-    meet();
-    gram([=](int i, int j) { return GLOBAL(A + i * n + j); },
-         [](int i, int j, real entry) { return entry * root()[i] * e()[i] * d()[j]; }, [](int i) { return i >= LINEAR; },
-         [=](int i, real *row) { stage_row(i, A, e(), d(), row); },
-         [=](int i, int j) {
-             const real entry = quadratic ? c * d()[i] * d()[j] * GLOBAL(P + i * n + j) : 0.0;
-             return i == j ? entry + STATIC : entry;
-         });
-#if !LARGE
-    factorize();
-#endif
-}
-
 // (y, out) becomes the solution of the factored [P A'; A -H] (y, out) = (top, low), R of each; t and w are overwritten.
 // Semidefinite rows go the way of the factor, by the rows of H^(-1/2) A themselves: A and H^-1 one after the other would
 // differ from them by rounding errors of the size of cond(H). With `zero`, low is zero there.
 template <int R> FUNCTION void solve_reduced(const real *top, const real *low, real *out, bool zero) {
-    const real *A = header().A;
     LOOP for (int i = thread(); i < m; i += THREADS)
         UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] = low[r * tall + i];
 #if CURVED
@@ -141,10 +117,11 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
 #if CURVED
     meet();
 #endif
+    keep_apart<R>(t());
     LOOP for (int i = thread(); i < m; i += THREADS)
         UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] *= e()[i];
     meet();
-    times_columns<R, PLAIN, m>(A, {t(), tall}, {w(), size});
+    times_At<R, PLAIN>({t(), tall}, {w(), size});
     LOOP for (int j = thread(); j < size; j += THREADS)
         UNROLL for (int r = 0; r < R; ++r)
             y()[r * size + j] = j < n ? top[r * size + j] + d()[j] * w()[r * size + j] : 0.0;
@@ -153,7 +130,7 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
     LOOP for (int j = thread(); j < size; j += THREADS)
         UNROLL for (int r = 0; r < R; ++r) w()[r * size + j] = y()[r * size + j] * d()[j];
     meet();
-    times_rows<R, PLAIN>(A, {w(), size}, {t(), tall});
+    times_A<R, PLAIN>({w(), size}, {t(), tall});
     meet();
     LOOP for (int i = thread(); i < m; i += THREADS)
         UNROLL for (int r = 0; r < R; ++r) t()[r * tall + i] = e()[i] * t()[r * tall + i] - low[r * tall + i];
@@ -175,6 +152,7 @@ template <int R> FUNCTION void solve_reduced(const real *top, const real *low, r
 #if CURVED
     meet();
 #endif
+    put_back<R>(t());
     LOOP for (int i = thread(); i < m; i += THREADS)
         UNROLL for (int r = 0; r < R; ++r) out[r * tall + i] = t()[r * tall + i];
 }
@@ -192,9 +170,9 @@ template <int R> FUNCTION void solve_kkt() {
         LOOP for (int j = thread(); j < size; j += THREADS)
             UNROLL for (int r = 0; r < R; ++r) w()[r * size + j] = X()[r * size + j] * d()[j];
         meet();
-        times_rows<R, PLAIN>(header().A, {w(), size}, {t(), tall});
+        times_A<R, PLAIN>({w(), size}, {t(), tall});
         LOOP for (int r = 0; r < R; ++r) multiply_by_H(u() + r * tall);
-        if (header().quadratic) times_columns<R, PLAIN, n>(header().P, {w(), size}, {y(), size});
+        if (header().quadratic) times_P<R, PLAIN>({w(), size}, {y(), size});
         meet();
         LOOP for (int i = thread(); i < m; i += THREADS) {
             UNROLL for (int r = 0; r < R; ++r) {
@@ -204,7 +182,7 @@ template <int R> FUNCTION void solve_kkt() {
             }
         }
         meet();
-        times_columns<R, PLAIN, m>(header().A, {t(), tall}, {w(), size});
+        times_At<R, PLAIN>({t(), tall}, {w(), size});
         LOOP for (int j = thread(); j < n; j += THREADS) {
             UNROLL for (int r = 0; r < R; ++r) {
                 const real product = header().quadratic ? header().c * y()[r * size + j] : 0.0;
@@ -321,11 +299,11 @@ FUNCTION Measure measure(real tau, real norm_q, real norm_b) {
     LOOP for (int i = thread(); i < m; i += THREADS) t()[i] = e()[i] * z()[i];
     meet();
     if (quadratic) {
-        times_columns<1, PLAIN, n>(header().P, {w(), 0}, {Px(), 0});
+        times_P<1, PLAIN>({w(), 0}, {Px(), 0});
         meet();
     }
-    times_columns<1, PLAIN, m>(header().A, {t(), 0}, {y(), 0});
-    times_rows<1, PLAIN>(header().A, {w(), 0}, {rz(), 0});
+    times_At<1, PLAIN>({t(), 0}, {y(), 0});
+    times_A<1, PLAIN>({w(), 0}, {rz(), 0});
     meet();
     LOOP for (int j = thread(); j < n; j += THREADS) {
         const real product = y()[j], scale = d()[j], Pxj = quadratic ? c * scale * Px()[j] : 0.0, by = by_c / scale;
@@ -381,7 +359,7 @@ FUNCTION real certificate_of_infeasibility(const Measure &is) {
     const real share = is.ATz * sums[1] / -is.bz;
     const real bound = share * header().c / (header().most * sums[2] * sqrt(sums[0]));
     if (bound > CERTIFICATE) return bound;
-    times_columns<1, ABSOLUTE, m>(header().A, {t(), 0}, {y(), 0});
+    times_At<1, ABSOLUTE>({t(), 0}, {y(), 0});
     real squares = 0.0;
     LOOP for (int j = thread(); j < n; j += THREADS) squares += square(y()[j] / header().c);
     return share / sqrt(reduced_sum(squares));
@@ -403,9 +381,9 @@ FUNCTION real certificate_of_unboundedness(const Measure &is, real &dual) {
     const real bound = is.Ax_s * by_share / (header().most * sums[3] * sqrt(sums[0]) + sqrt(sums[1]));
     if (bound > CERTIFICATE) return bound;
     sums[0] = sums[1] = 0.0;
-    times_rows<1, ABSOLUTE>(header().A, {w(), 0}, {t(), 0});
+    times_A<1, ABSOLUTE>({w(), 0}, {t(), 0});
     if (header().quadratic) {
-        times_columns<1, ABSOLUTE, n>(header().P, {w(), 0}, {y(), 0});
+        times_P<1, ABSOLUTE>({w(), 0}, {y(), 0});
         LOOP for (int j = thread(); j < n; j += THREADS) sums[1] += square(y()[j]);
     }
     meet();
@@ -437,7 +415,7 @@ FUNCTION real curvature(real by_tau) {
     LOOP for (int i = thread(); i < m; i += THREADS) t()[i] = Z()[tall + i];
     LOOP for (int j = thread(); j < n; j += THREADS) w()[j] = (X()[size + j] - x()[j] * by_tau) * d()[j];
     meet();
-    if (quadratic) times_columns<1, PLAIN, n>(header().P, {w(), 0}, {y(), 0});
+    if (quadratic) times_P<1, PLAIN>({w(), 0}, {y(), 0});
     multiply_by_H(t());
 #if CURVED
     meet();
@@ -461,7 +439,7 @@ FUNCTION void steps(real dtau, real *dz, const real *d_s, real share) {
 #if CURVED
     LOOP for (int j = thread(); j < n; j += THREADS) w()[j] = (X()[j] + dtau * X()[size + j]) * d()[j];
     meet();
-    times_rows<1, PLAIN>(header().A, {w(), 0}, {dS(), 0});
+    times_A<1, PLAIN>({w(), 0}, {dS(), 0});
     meet();
     LOOP for (int i = thread(); i < m; i += THREADS)
         dS()[i] = i < ZEROS ? 0.0 : bh()[i] * dtau - e()[i] * dS()[i] - share * rz()[i];
@@ -660,7 +638,10 @@ extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) solve(
         here.P = a.P + B * a.P_stride, here.q = a.q + B * a.q_stride;
         here.A = a.A + B * a.A_stride, here.b = a.b + B * a.b_stride;
         here.starts = a.starts, here.block = a.block, here.semis = a.semis, here.alphas = a.alphas;
-        here.workspace = a.workspace + (B * CLUSTER + member()) * a.workspace_stride;
+        here.workspace = a.workspace + (B * CLUSTER + member()) * a.workspace_stride + WORKING;
+#if SPARSE
+        here.values = here.workspace - WORKING, here.table = a.table;
+#endif
         here.c = 1.0, here.quadratic = a.quadratic, here.refinements = 0, here.turn = 0;
     }
     Progress p;
@@ -684,18 +665,19 @@ extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) solve(
         if (going) going = approach(a, p);
     }
     if (going)
-        factor_kkt(), save(p);
+        factor_normal(), save(p);
     else
         conclude(a, p);
     meet_all();  // until the others have taken what this one left
     if (thread() == 0 && member() == 0) a.resumed.going[B] = going;
 #else
     meet();
+    open_matrices(a.table, a.quadratic);
     if (begin(p)) {
-        if (SYMMETRIC) unit_cones(), meet(), factor_kkt();
+        if (SYMMETRIC) unit_cones(), meet(), factor_normal();
         start();
         LOOP while (approach(a, p)) {
-            factor_kkt();
+            factor_normal();
             if (!advance(p)) break;
         }
     }
