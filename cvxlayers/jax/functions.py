@@ -19,6 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from cvxlayers.array_map import ArrayMap
+from cvxlayers.kernel_map import KernelMap
 from cvxlayers.layer import Layer, failure
 from cvxlayers.status import Status
 
@@ -37,28 +38,28 @@ def work_dtype():
 
 @dataclass(frozen=True)
 class Host:
-    """The route through host callbacks, to any solver; the other route is an ArrayMap, which stays in JAX."""
+    """The route through host callbacks, to any solver; the other routes stay inside the compiled program."""
 
     settings: tuple
     warm_start: bool
 
 
-Route = Host | ArrayMap
+Route = Host | ArrayMap | KernelMap
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def conic(core: Layer, route: Route, ndim: int, values: tuple[jax.Array, ...]):
     """Parameters with all batch dimensions to (x, z, s, status, residuals, iterations); zeros where it failed."""
-    if isinstance(route, ArrayMap):
-        out = compiled(core, _solve, route)(ndim, values)
-    else:
+    if isinstance(route, Host):
         out = _solve_on_host(core, route, ndim, values)
+    else:
+        out = compiled(core, _solve, route)(ndim, values)
     if core.on_failure == "raise" and not isinstance(out[3], Tracer) and (out[3] > Status.INACCURATE).any():
         raise failure(np.asarray(out[3]))
     return out
 
 
-def _solve(core: Layer, route: ArrayMap, ndim: int, values: tuple[jax.Array, ...]):
+def _solve(core: Layer, route: ArrayMap | KernelMap, ndim: int, values: tuple[jax.Array, ...]):
     batch = np.broadcast_shapes(*(v.shape[:ndim] for v in values))
     point = route.solve(values, batch)
     return point.x, point.z, point.s, point.status, point.residuals, point.iterations
@@ -131,7 +132,7 @@ def linear_solve(core: Layer, route: Route, P, A, z, s, gx, gz) -> tuple[jax.Arr
 
     def solve(gx, gz):
         P0, A0, z0, s0 = (jax.lax.stop_gradient(v) for v in (P, A, z, s))
-        if isinstance(route, ArrayMap):
+        if not isinstance(route, Host):
             return route.linear_solve(P0, A0, z0, s0, gx, gz)
         shapes = (jax.ShapeDtypeStruct(gx.shape, gx.dtype), jax.ShapeDtypeStruct(gz.shape, gz.dtype))
         return jax.pure_callback(host, shapes, P0, A0, z0, s0, gx, gz, **_VMAP)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from cvxlayers.array_map import ArrayMap
 from cvxlayers.canonical.form import Parameter
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import ShapeError
@@ -108,6 +107,8 @@ class CvxpyLayer:
         ndim = len(core.batch_shape([a.shape for a in arrays]))
         wide = tuple(_padded(a, len(p.shape), ndim) for a, p in zip(arrays, core.form.parameters, strict=True))
         route = core.array_map(jax.default_backend() != "cpu", asked=True, solver_args=solver_args)
+        if route is None and not warm_start and any(isinstance(a, Tracer) for a in arrays):
+            route = core.kernel_map(solver_args)
         if route is None:
             core.map_for(solver_args)  # refuses wrong settings here rather than in the callback
             route = Host(tuple(sorted((solver_args or {}).items())), warm_start)
@@ -116,7 +117,7 @@ class CvxpyLayer:
         failed = status > 1
         outputs = tuple(_masked(o, failed, dtype) for o in outputs)
         certify = None
-        if not isinstance(status, Tracer) and isinstance(route, ArrayMap):
+        if not isinstance(status, Tracer) and not isinstance(route, Host):
             certify = partial(_certify_at, core, (x, z, s), status, iterations, arrays)
         elif core.recent is not None and not isinstance(status, Tracer):
             certify = partial(_certify, core, core.recent, status.shape, arrays)

@@ -37,6 +37,10 @@ class Fallback(Solver):
     def __repr__(self) -> str:
         return f"Fallback(first={self.first!r}, second={self.second!r})"
 
+    @property
+    def kernel(self) -> Solver | None:
+        return self.first.kernel
+
     def _prepare(self, program: ConeProgram) -> Prepared:
         return _Prepared(self, program)
 

@@ -93,6 +93,11 @@ class Solver(ABC):
                 self, f.name, f.metadata["rule"].check(type(self).__name__, f.name, getattr(self, f.name))
             )
 
+    @property
+    def kernel(self) -> Solver | None:
+        """The active-set method that does most of the work, where compiled code may call its kernel without Python."""
+        return None
+
     @classmethod
     def is_available(cls) -> bool:
         """Whether the package that does the work is installed."""
@@ -189,11 +194,18 @@ class Prepared(ABC):
             taken = elements.tolist()
             return lambda start, stop: solve(taken[start:stop])
 
-        grain = size if threads == 1 or size == 1 else math.ceil(_WORTH_A_THREAD / self._seconds(data))
-        if 2 * grain > size:
+        if threads == 1 or size == 1 or size <= self.alone(data):
             worker()(0, size)
         else:
-            run(worker, size, available_cpus() if threads is None else threads, grain)
+            run(worker, size, available_cpus() if threads is None else threads, self._grain(data))
+
+    def alone(self, data) -> int:
+        """The largest batch that one thread solves by itself."""
+        return 2 * self._grain(data) - 1
+
+    def _grain(self, data) -> int:
+        """The least elements worth a thread."""
+        return math.ceil(_WORTH_A_THREAD / self._seconds(data))
 
     @abstractmethod
     def _worker(self, data, warm: ConicSolution | None, out: ConicSolution) -> Callable[[Sequence[int]], None]:
