@@ -1,8 +1,8 @@
 """The solution map of small quadratic programs inside programs that JAX compiles for the CPU, by the host's kernels.
 
-What `cvxlayers.array_map` is for the native solver. Lift, the blocks of the substitution and its way back are operations
-of XLA; the solve and the linear system of the derivative are calls of compiled kernels, which hold no lock and reach
-Python for what these leave over alone: `cvxlayers.compiled.calls` says what, and `LeftOver` does it as the host would.
+What `cvxlayers.array_map` is for the native solver. Lift, the blocks of the substitution and the way back are left to
+XLA; the solve and the linear system of the derivative are calls of compiled kernels, which hold no lock and reach
+Python for what they leave over alone: `cvxlayers.compiled.calls` says what, and `LeftOver` does it as the host would.
 """
 
 from __future__ import annotations
@@ -94,10 +94,9 @@ class KernelMap:
         self._calls, self.ends, self._reduction = jax_host, ends, host.reduction
         self.program = program = host.program
         self.elimination = ArrayElimination(self._reduction, form.lift)
-        program_left = LeftOver(program, host.solver, host.mu)
-        self._key = jax_host.key_of(program_left)
+        self._key = jax_host.key_of(LeftOver(program, host.solver, host.mu))
         self._equalities = Judge.of(program).equalities
-        self._tol, self._max_iter = host.solver.tol, host.solver.kernel.max_iter  # pyright: ignore
+        self._tol, self._max_iter = host.solver.tol, host.solver.kernel.max_iter
         one = host.solver.threads == 1 or available_cpus() == 1
         n, m = program.n, program.m
         unshared = DenseData(1, np.zeros((1, n, n)), np.zeros(n), np.zeros((1, m, n)), np.zeros(m), np.zeros(()))

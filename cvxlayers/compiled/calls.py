@@ -37,9 +37,9 @@ _answer: list[Callable[[int, int], int]] = []
 def answer_with(function: Callable[[int, int], int]) -> None:
     """Have ``function(frame, request)`` do what is left over: the addresses of XLA's frame, and of what is asked.
 
-    A request holds what is asked, the key, the batch, the number of right-hand sides, n and m, then addresses of arrays,
-    those of stacks that the batch may share followed by their length. There is none (0) where XLA does not call but ask.
-    The answer is the address of an error of XLA's, or 0.
+    A request holds what is asked, the key, the batch, the number of right-hand sides, n and m, then addresses of
+    arrays, those of stacks that the batch may share followed by their length. There is none (0) where XLA does not call
+    but ask. The answer is the address of an error of XLA's, or 0.
     """
     _answer[:] = [function]
 

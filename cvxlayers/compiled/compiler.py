@@ -46,15 +46,14 @@ def handler(function: Function) -> Any:
     from numba import cfunc
 
     function.__qualname__ = f"{function.__qualname__}_{_text()}"
-    options = {"error_model": "numpy"}
     try:
-        return cfunc("i8(i8)", cache=True, **options)(function)
+        return cfunc("i8(i8)", cache=True, error_model="numpy")(function)
     except RuntimeError:  # no folder to keep it in
-        return cfunc("i8(i8)", **options)(function)
+        return cfunc("i8(i8)", error_model="numpy")(function)
 
 
 def linked(kernel: Any) -> Function:
-    """The kernel, with its arguments in a tuple, for other compiled code: to be called, not to be compiled with it again.
+    """The kernel, with its arguments in a tuple, for other compiled code: called, and not compiled again with it.
 
     It goes by a name among the symbols of this process, so that the caller can be kept on disk.
     """

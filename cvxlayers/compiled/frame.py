@@ -7,8 +7,10 @@ first says how many bytes XLA has filled in.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numba import carray, types
+from numba import carray, types  # pyright: ignore[reportPrivateImportUsage]
 from numba.extending import intrinsic
 
 from cvxlayers.compiled.compiler import apart, lent
@@ -22,12 +24,14 @@ _HALF = 0xFFFFFFFF  # an enumeration fills the lower half of its word
 _EXECUTE = 3  # the stage in which there is work to do
 
 
-@intrinsic
-def _pointer(context, address):  # pyright: ignore[reportUnusedParameter]
+def _to_pointer(context, address):  # pyright: ignore[reportUnusedParameter]
     def build(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
 
     return types.voidptr(types.int64), build
+
+
+_pointer: Any = intrinsic(_to_pointer)
 
 
 @apart

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.compiled.compiler import apart, lent
-from cvxlayers.compiled.linear_algebra import add_rows
+from cvxlayers.compiled.linear_algebra import add_rows, dot
 
 
 @apart
@@ -27,45 +27,44 @@ def matrices(P, A, M, Pyt, Ptt, dtt, At, n, m):
     if gone == 0:
         return P, A
     M = M.reshape((M.shape[0], gone, n))
-    every, column, row = np.arange(gone), np.empty(gone), np.empty(n)
+    every, column = np.arange(gone), np.empty(gone)
     if Pyt.shape[1] + Ptt.shape[1] + dtt.shape[1] > 0:
         count = max(P.shape[0], M.shape[0], Pyt.shape[0], Ptt.shape[0], dtt.shape[0])
-        product, middle = np.zeros((count, n, n)), np.zeros((gone, n))
+        product, PttM, PytM = np.empty((count, n, n)), np.zeros((gone, n)), np.empty(n)
         for i in range(count):
-            Mi, out = of(M, i), product[i]
-            # middle = (Ptt M / 2 - Pyt'), so that what is added is M' middle and its transpose
+            Mi, square, diagonal, mixed, before, out = (
+                of(M, i),
+                of(Ptt, i),
+                of(dtt, i),
+                of(Pyt, i),
+                of(P, i),
+                product[i],
+            )
             for k in range(gone):
-                for j in range(n):
-                    middle[k, j] = 0.0
-            if Ptt.shape[1] > 0:
-                square = of(Ptt, i)
-                for k in range(gone):
-                    for l in range(gone):
-                        column[l] = 0.5 * square[k * gone + l]
-                    add_rows(middle[k], column, Mi, every, gone, 0)
-            if dtt.shape[1] > 0:
-                diagonal = of(dtt, i)
-                for k in range(gone):
+                if diagonal.size > 0:
                     for j in range(n):
-                        middle[k, j] += 0.5 * diagonal[k] * Mi[k, j]
-            if Pyt.shape[1] > 0:
-                mixed = of(Pyt, i)
-                for j in range(n):
-                    for k in range(gone):
-                        middle[k, j] -= mixed[j * gone + k]
+                        PttM[k, j] = diagonal[k] * Mi[k, j]
+                elif square.size > 0:
+                    for j in range(n):
+                        PttM[k, j] = 0.0
+                    add_rows(PttM[k], square[k * gone : (k + 1) * gone], Mi, every, gone, 0)
             for a in range(n):
                 for k in range(gone):
                     column[k] = Mi[k, a]
-                for j in range(n):
-                    row[j] = 0.0
-                add_rows(row, column, middle, every, gone, 0)
-                for j in range(n):
-                    out[a, j] += row[j]
-                    out[j, a] += row[j]
-            before = of(P, i)
+                for j in range(a, n):
+                    out[a, j] = before[a, j]
+                add_rows(out[a, a:], column, PttM, every, gone, a)
+            if mixed.size > 0:
+                for a in range(n):
+                    for j in range(n):
+                        PytM[j] = 0.0
+                    add_rows(PytM, mixed[a * gone : (a + 1) * gone], Mi, every, gone, 0)
+                    for j in range(n):
+                        out[min(a, j), max(a, j)] -= PytM[j]
+                    out[a, a] -= PytM[a]
             for a in range(n):
-                for j in range(n):
-                    out[a, j] += before[a, j]
+                for j in range(a):
+                    out[a, j] = out[j, a]
         P = product
     if At.shape[1] > 0:
         count = max(A.shape[0], M.shape[0], At.shape[0])
@@ -91,8 +90,7 @@ def _apply(Ptt, dtt, c, out):
         out[k] = dtt[k] * c[k] if dtt.size > 0 else 0.0
     if Ptt.size > 0:
         for k in range(size):
-            for l in range(size):
-                out[k] += Ptt[k * size + l] * c[l]
+            out[k] += dot(Ptt[k * size : (k + 1) * size], c)
 
 
 @apart

@@ -1,4 +1,4 @@
-"""The conic solve as a JAX function, on the host by two callbacks or in JAX itself, and the rule that ties it together.
+"""The conic solve as a JAX function, by callbacks, kernels or JAX itself, and the rule that ties it together.
 
 `conic` maps parameters to the conic solution; its derivative is one linear system, written with
 ``jax.lax.custom_linear_solve``, so that JAX can transpose it and differentiate it again.

@@ -15,6 +15,7 @@ from cvxlayers.canonical.form import Parameter
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import ShapeError
 from cvxlayers.jax.functions import Host, compiled, conic, recover, work_dtype
+from cvxlayers.kernel_map import KernelMap
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
 from cvxlayers.solution_map import Point
@@ -108,7 +109,7 @@ class CvxpyLayer:
         wide = tuple(_padded(a, len(p.shape), ndim) for a, p in zip(arrays, core.form.parameters, strict=True))
         route = core.array_map(jax.default_backend() != "cpu", asked=True, solver_args=solver_args)
         if route is None and not warm_start and any(isinstance(a, Tracer) for a in arrays):
-            route = core.kernel_map(solver_args)
+            route = _kernels(core, solver_args)  # in eager code they would be compiled for each shape
         if route is None:
             core.map_for(solver_args)  # refuses wrong settings here rather than in the callback
             route = Host(tuple(sorted((solver_args or {}).items())), warm_start)
@@ -134,12 +135,18 @@ class CvxpyLayer:
     def plan(self):
         """Which solver was chosen and why, and why not the others; prints as a table.
 
-        On an accelerator it also says in which form the native solver runs there, for inputs in float64.
+        On an accelerator it also says in which form the native solver runs there, for inputs in float64; on the CPU,
+        how a program that JAX compiles reaches the solver.
         """
-        accelerator = jax.default_backend() != "cpu"
-        plan = self.core.plan_for(accelerator)
-        map_ = self.core.array_map(True) if accelerator else None
-        return plan if map_ is None else plan.explained(map_.form_on(jax.local_devices()[0]))
+        core, accelerator = self.core, jax.default_backend() != "cpu"
+        plan = core.plan_for(accelerator)
+        map_ = core.array_map(True) if accelerator else None
+        if map_ is not None:
+            return plan.explained(map_.form_on(jax.local_devices()[0]))
+        if core.array_map(accelerator, asked=True) is not None or not core.form.parameters:
+            return plan
+        way = "called without Python" if _kernels(core) is not None else "by a callback to Python"
+        return plan.explained(f"under jit {way}")
 
     def tree_flatten(self):
         return (), self
@@ -150,6 +157,11 @@ class CvxpyLayer:
 
     def __repr__(self) -> str:
         return f"CvxpyLayer{self.core!r}"
+
+
+def _kernels(core: Layer, solver_args: Mapping[str, Any] | None = None) -> KernelMap | None:
+    """The solution map by compiled kernels, on the CPU."""
+    return core.kernel_map(solver_args) if jax.default_backend() == "cpu" else None
 
 
 def _certify(core: Layer, point: Point, batch_shape: tuple[int, ...], arrays: Sequence[jax.Array]) -> Certificate:

@@ -36,7 +36,7 @@ class ActiveSet(Solver):
     capabilities = Capabilities(LINEAR, layout="dense", warm_start=True, shares=True)
 
     @property
-    def kernel(self) -> Solver:
+    def kernel(self) -> ActiveSet:
         return self
 
     def _prepare(self, program: ConeProgram) -> Prepared:

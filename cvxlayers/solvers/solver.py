@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite,
 from cvxlayers.solvers.settings import did_you_mean, flag, optional_count, positive
 from cvxlayers.solvers.trivial import solve_trivial
 from cvxlayers.status import Status
+
+if TYPE_CHECKING:
+    from cvxlayers.solvers.active_set import ActiveSet
 
 LINEAR: frozenset[type[Cone]] = frozenset({Zero, Nonnegative})
 ALL: frozenset[type[Cone]] = LINEAR | {SecondOrder, PositiveSemidefinite, Exponential, Power}
@@ -94,7 +97,7 @@ class Solver(ABC):
             )
 
     @property
-    def kernel(self) -> Solver | None:
+    def kernel(self) -> ActiveSet | None:
         """The active-set method that does most of the work, where compiled code may call its kernel without Python."""
         return None
 
