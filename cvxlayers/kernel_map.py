@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -32,6 +32,32 @@ from cvxlayers.status import Status
 Array = Any
 
 _ALL = 1 << 62  # elements: as many as there are
+
+
+Block = tuple[Array | None, int]
+"""Values (*lead, ...), None for zero, and the number of their own dimensions; leads broadcast."""
+
+
+class Calls(Protocol):
+    """The calls of the kernels, which know their program by a key."""
+
+    def key_of(self, program: LeftOver) -> int:
+        """The key of a program, which does what the kernels leave over."""
+        ...
+
+    def solve(
+        self, blocks: Sequence[Block], key: int, equalities: int, max_iter: int, alone: int, tol: float
+    ) -> Sequence[Array]:
+        """x, z, s, status, residuals and iterations (*lead, ...) of a dense program.
+
+        The blocks are those of `cvxlayers.conic.elimination`: P, A, M, Pyt, Ptt, its diagonal, At, q, b, c and qt.
+        Batches of more than ``alone`` elements go to the program with this key.
+        """
+        ...
+
+    def linear_solve(self, blocks: Sequence[Block], key: int, equalities: int, alone: int) -> Sequence[Array]:
+        """w_x and w_z (*lead, ...) of the system with the blocks P to At of `solve`, at z and s, for g_x and g_z."""
+        ...
 
 
 class KernelPoint(NamedTuple):
@@ -63,7 +89,7 @@ class LeftOver:
         return self.solver.prepare(self.program)
 
     def solve(self, P, q, A, b, elements, x, z, s, status, residuals, iterations) -> None:
-        """See `cvxlayers.array.jax_host.Program`."""
+        """Solve the elements: P (n, n) or (batch, n, n) and so on; writes on the others, x (batch, n) and so on."""
         data = _some(DenseData(len(x), P, q, A, b, np.zeros(())), elements)
         with threads_for(len(elements)):
             found = self.prepared.solve(data)
@@ -73,7 +99,7 @@ class LeftOver:
         status[elements], residuals[elements], iterations[elements] = found.status, found.residuals, found.iterations
 
     def linear_solve(self, P, A, z, s, gx, gz, elements, wx, wz) -> None:
-        """See `cvxlayers.array.jax_host.Program`."""
+        """Solve the elements' systems of the derivative: g_x and w_x (several, batch, n), g_z and w_z."""
         batch, (m, n) = gx.shape[1], A.shape[-2:]
         data = _some(DenseData(batch, P, np.zeros(n), A, np.zeros(m), np.zeros(())), elements)
         z, s = (np.broadcast_to(v, (batch, m))[elements] for v in (z, s))
@@ -87,14 +113,12 @@ class LeftOver:
 class KernelMap:
     """Parameter values to conic solutions, and the system of that map's derivative, for one form and one solver."""
 
-    def __init__(self, form: AffineSolverAffine, ends: LiftRecover, host: SolutionMap) -> None:
-        from cvxlayers.array import jax_host
-
+    def __init__(self, form: AffineSolverAffine, ends: LiftRecover, host: SolutionMap, calls: Calls) -> None:
         assert isinstance(host.reduction, Elimination) and host.solver.kernel is not None
-        self._calls, self.ends, self._reduction = jax_host, ends, host.reduction
+        self._calls, self.ends, self._reduction = calls, ends, host.reduction
         self.program = program = host.program
         self.elimination = ArrayElimination(self._reduction, form.lift)
-        self._key = jax_host.key_of(LeftOver(program, host.solver, host.mu))
+        self._key = calls.key_of(LeftOver(program, host.solver, host.mu))
         self._equalities = Judge.of(program).equalities
         self._tol, self._max_iter = host.solver.tol, host.solver.kernel.max_iter
         one = host.solver.threads == 1 or available_cpus() == 1
@@ -105,14 +129,9 @@ class KernelMap:
 
     @staticmethod
     def fits(host: SolutionMap) -> bool:
-        """Whether the kernels do what this map does, in this JAX."""
-        if host.solver.kernel is None or not isinstance(host.reduction, Elimination):
-            return False
-        if not (host.program.n and host.program.m and host.all_dense):
-            return False
-        from cvxlayers.array import jax_host
-
-        return jax_host.available()
+        """Whether the kernels do what this map does."""
+        dense = isinstance(host.reduction, Elimination) and bool(host.program.n and host.program.m)
+        return host.solver.kernel is not None and dense and host.all_dense
 
     def solve(self, values: Sequence[Array], batch: tuple[int, ...]) -> KernelPoint:
         """Solve for parameter values (*lead, *shape), real or complex."""

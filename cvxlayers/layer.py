@@ -20,7 +20,7 @@ from cvxlayers.conic.elimination import Elimination
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.conic.program import ConicSolution
 from cvxlayers.errors import ProblemError, SettingsError, ShapeError, SolverError
-from cvxlayers.kernel_map import KernelMap
+from cvxlayers.kernel_map import Calls, KernelMap
 from cvxlayers.lift_recover import LiftRecover
 from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap, threads_for
 from cvxlayers.solvers.choice import Candidate, Plan, choose
@@ -242,13 +242,14 @@ class Layer:
             found = self._array_maps[settings] = ArrayMap(self.form, self.ends, settings, self.mu)
         return found
 
-    def kernel_map(self, solver_args: Mapping[str, Any] | None = None) -> KernelMap | None:
-        """The solution map by the kernels of the solver on the host, inside what JAX compiles; None without such."""
+    def kernel_map(self, calls: Calls, solver_args: Mapping[str, Any] | None = None) -> KernelMap | None:
+        """The solution map by calls of the kernels of the solver on the host; None if it has none for this program."""
         if not self.form.parameters:
             return None
         host = self.map_for(solver_args)
         if host.solver not in self._kernel_maps:
-            self._kernel_maps[host.solver] = KernelMap(self.form, self.ends, host) if KernelMap.fits(host) else None
+            fits = KernelMap.fits(host)
+            self._kernel_maps[host.solver] = KernelMap(self.form, self.ends, host, calls) if fits else None
         return self._kernel_maps[host.solver]
 
     def _native(self, default: bool, by_name: bool, settings: Mapping[str, Any]) -> Native | None:

@@ -12,15 +12,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
-import llvmlite.binding
 import numpy as np
-from numba import types
 
 from cvxlayers.compiled import frame as xla
 from cvxlayers.compiled import reduction
 from cvxlayers.compiled.active_set import SOLVED
 from cvxlayers.compiled.active_set import solve as solve_kernel
-from cvxlayers.compiled.compiler import apart, handler, kernel, lent, linked
+from cvxlayers.compiled.compiler import apart, external, handler, kernel, lent, linked
 from cvxlayers.compiled.frame import OPERANDS, RESULTS
 from cvxlayers.compiled.linear_algebra import dot
 from cvxlayers.compiled.polyhedral import polyhedral_kkt as kkt_kernel
@@ -49,9 +47,7 @@ def _python(frame: int, request: int) -> int:
     return _answer[0](frame, request)
 
 
-# Compiled code knows the function by a name, so that it can be kept on disk.
-llvmlite.binding.add_symbol("cvxlayers_left_over", ctypes.cast(_python, ctypes.c_void_p).value)
-left_over = types.ExternalFunction("cvxlayers_left_over", types.int64(types.int64, types.int64))
+left_over = external("cvxlayers_left_over", _python)
 
 
 @lent

@@ -83,6 +83,35 @@ def linked(kernel: Any) -> Function:
     return call
 
 
+def external(name: str, function: Any) -> Any:
+    """A C function (a callback of ctypes, which must stay alive) of two addresses and to one, as kernels call it.
+
+    It goes by the name, so that the caller can be kept on disk.
+    """
+    import ctypes
+
+    import llvmlite.binding
+    from numba import types
+
+    llvmlite.binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
+    return types.ExternalFunction(name, types.int64(types.int64, types.int64))
+
+
+def memory() -> tuple[Any, Any]:
+    """For kernels: ``carray(pointer(address), shape, dtype)``, the array that lies at an address."""
+    import numba
+    from numba import types
+    from numba.extending import intrinsic
+
+    def pointer(context, address):  # pyright: ignore[reportUnusedParameter]
+        def build(context, builder, signature, values):
+            return builder.inttoptr(values[0], context.get_value_type(types.voidptr))
+
+        return types.voidptr(types.int64), build
+
+    return numba.carray, intrinsic(pointer)  # pyright: ignore[reportPrivateImportUsage]
+
+
 def inner(function: Function) -> Function:
     """Mark a function that kernels call often: it becomes part of them, wherever it is called.
 

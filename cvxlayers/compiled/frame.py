@@ -7,13 +7,11 @@ first says how many bytes XLA has filled in.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import carray, types  # pyright: ignore[reportPrivateImportUsage]
-from numba.extending import intrinsic
 
-from cvxlayers.compiled.compiler import apart, lent
+from cvxlayers.compiled.compiler import apart, lent, memory
+
+carray, pointer = memory()
 
 OPERANDS, RESULTS, ATTRIBUTES = 9, 14, 20  # words of a frame, where the addresses of these lie
 _OPERANDS, _RESULTS, _ATTRIBUTES = 7, 12, 17  # and how many there are
@@ -24,20 +22,10 @@ _HALF = 0xFFFFFFFF  # an enumeration fills the lower half of its word
 _EXECUTE = 3  # the stage in which there is work to do
 
 
-def _to_pointer(context, address):  # pyright: ignore[reportUnusedParameter]
-    def build(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(types.int64), build
-
-
-_pointer: Any = intrinsic(_to_pointer)
-
-
 @apart
 def words(address, count):
     """The words at an address."""
-    return carray(_pointer(address), count, np.int64)
+    return carray(pointer(address), count, np.int64)
 
 
 @apart
@@ -74,7 +62,7 @@ def integer(frame, i):
 
 @apart
 def real(frame, i):
-    return carray(_pointer(attribute(frame, i)), 1, np.float64)[0]
+    return carray(pointer(attribute(frame, i)), 1, np.float64)[0]
 
 
 @apart
@@ -109,11 +97,11 @@ def stacked(buffer, lead):
         return np.empty((1, 0))
     single = (buffer[_DTYPE] & _HALF) == _FLOAT32
     if (have == 1 or have == batch) and not single:
-        return carray(_pointer(buffer[_DATA]), (have, size), np.float64)
+        return carray(pointer(buffer[_DATA]), (have, size), np.float64)
     count = 1 if have == 1 else batch
     out = np.empty((count, size))
-    narrow = carray(_pointer(buffer[_DATA]), (have, size), np.float32)
-    wide = carray(_pointer(buffer[_DATA]), (have, size), np.float64)
+    narrow = carray(pointer(buffer[_DATA]), (have, size), np.float32)
+    wide = carray(pointer(buffer[_DATA]), (have, size), np.float64)
     for i in range(count):
         at = i if have == count else place(i, lead, dims)
         if single:
@@ -142,14 +130,14 @@ def write(buffer, values):
     """Values (size,) to a buffer of any of the types."""
     dtype = buffer[_DTYPE] & _HALF
     if dtype == _FLOAT64:
-        doubles = carray(_pointer(buffer[_DATA]), values.size, np.float64)
+        doubles = carray(pointer(buffer[_DATA]), values.size, np.float64)
         for k in range(values.size):
             doubles[k] = values[k]
     elif dtype == _FLOAT32:
-        floats = carray(_pointer(buffer[_DATA]), values.size, np.float32)
+        floats = carray(pointer(buffer[_DATA]), values.size, np.float32)
         for k in range(values.size):
             floats[k] = values[k]
     else:
-        integers = carray(_pointer(buffer[_DATA]), values.size, np.int32)
+        integers = carray(pointer(buffer[_DATA]), values.size, np.int32)
         for k in range(values.size):
             integers[k] = np.int32(values[k])

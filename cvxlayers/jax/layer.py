@@ -14,6 +14,7 @@ from jax.core import Tracer
 from cvxlayers.canonical.form import Parameter
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import ShapeError
+from cvxlayers.jax import kernels
 from cvxlayers.jax.functions import Host, compiled, conic, recover, work_dtype
 from cvxlayers.kernel_map import KernelMap
 from cvxlayers.layer import SMOOTHING, Layer
@@ -160,8 +161,8 @@ class CvxpyLayer:
 
 
 def _kernels(core: Layer, solver_args: Mapping[str, Any] | None = None) -> KernelMap | None:
-    """The solution map by compiled kernels, on the CPU."""
-    return core.kernel_map(solver_args) if jax.default_backend() == "cpu" else None
+    """The solution map by compiled kernels, on the CPU and where XLA can call them."""
+    return core.kernel_map(kernels, solver_args) if jax.default_backend() == "cpu" and kernels.available() else None
 
 
 def _certify(core: Layer, point: Point, batch_shape: tuple[int, ...], arrays: Sequence[jax.Array]) -> Certificate:

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 from jax import grad, hessian, jacfwd, jacrev, jit, vmap
 
-from cvxlayers.array import jax_host
 from cvxlayers.compiled.compiler import is_available
-from cvxlayers.jax import CvxpyLayer
+from cvxlayers.jax import CvxpyLayer, kernels
 from cvxlayers.kernel_map import LeftOver
 from cvxlayers.layer import Layer
 from cvxlayers.status import Status
@@ -26,7 +25,7 @@ from tests.layers.problems import get
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(
-    jax_host.ffi is None or not is_available(), reason="the kernels need Numba, and JAX 0.5 or newer"
+    kernels.ffi is None or not is_available(), reason="the kernels need Numba, and JAX 0.5 or newer"
 )
 
 
@@ -59,7 +58,7 @@ def by_callback(monkeypatch):
 
     def call(function, *args):
         with monkeypatch.context() as patch:
-            patch.setattr(Layer, "kernel_map", lambda self, solver_args=None: None)
+            patch.setattr(Layer, "kernel_map", lambda self, calls, solver_args=None: None)
             return function(*args)
 
     return call
@@ -171,7 +170,7 @@ def test_jacobians_and_hessians(by_callback):
 
 def test_a_jacobian_has_one_system_and_many_right_hand_sides(monkeypatch):
     layer, v, asked = least_squares(), values(2), []
-    route = layer.core.kernel_map()
+    route = layer.core.kernel_map(kernels)
     monkeypatch.setattr(route, "_factored_alone", 0)  # to Python with it all
     original = LeftOver.linear_solve
 
@@ -190,7 +189,7 @@ def test_what_is_left_over(monkeypatch, by_callback):
 
     def run(alone=None):
         layer = least_squares()
-        route = layer.core.kernel_map()
+        route = layer.core.kernel_map(kernels)
         if alone is not None:
             route._alone, route._factored_alone = alone, alone
         return jit(jax.value_and_grad(lambda *v: (layer(*v)[0] ** 2).sum(), argnums=(0, 1, 2, 3, 4)))(*v)
@@ -281,7 +280,7 @@ def test_a_layer_that_is_gone():
 
 def test_without_kernels(monkeypatch):
     """JAX before 0.5, or no Numba: a callback, and the plan says so."""
-    monkeypatch.setattr(jax_host, "available", lambda: False)
+    monkeypatch.setattr(kernels, "available", lambda: False)
     layer, v = least_squares(), values(2)
     assert "callback" in str(jax.make_jaxpr(lambda *v: layer(*v)[0])(*v))
     assert "under jit by a callback to Python" in layer.plan().reason
@@ -292,26 +291,26 @@ def test_an_unknown_interface_is_left_alone(monkeypatch, tmp_path):
     """The version of XLA's interface is read before anything is registered."""
     file = tmp_path / "xla" / "ffi" / "api" / "c_api.h"
     file.parent.mkdir(parents=True)
-    monkeypatch.setattr(jax_host.ffi, "include_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(kernels.ffi, "include_dir", lambda: str(tmp_path))
     for text, expected in (
         ("#define XLA_FFI_API_MAJOR 0\n#define XLA_FFI_API_MINOR 7\n", (0, 7)),
         ("#define XLA_FFI_API_MAJOR 1\n#define XLA_FFI_API_MINOR 2\n", None),
         ("nothing", None),
     ):
         file.write_text(text)
-        assert jax_host._version.__wrapped__() == expected
+        assert kernels._version.__wrapped__() == expected
     file.unlink()
-    assert jax_host._version.__wrapped__() is None
+    assert kernels._version.__wrapped__() is None
 
 
 def test_strange_calls_are_refused():
     """A call with other operands, or of a program that this process does not know, is an error of XLA's."""
-    assert jax_host.available()
+    assert kernels.available()
     shape = jax.ShapeDtypeStruct((2,), np.float64)
     with pytest.raises(Exception, match="XLA calls in an unknown way"):
         jax.block_until_ready(jit(lambda v: jax.ffi.ffi_call("cvxlayers_solve", shape)(v))(jnp.ones(2)))
     layer = interval()
-    layer.core.kernel_map()._key = 12345
+    layer.core.kernel_map(kernels)._key = 12345
     with pytest.raises(Exception, match="traced in another process"):
         jax.block_until_ready(jit(lambda v: layer(jnp.eye(2), v, v, v)[0])(jnp.array([1.0, np.nan])))
 

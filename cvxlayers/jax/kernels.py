@@ -1,6 +1,6 @@
 """Compiled kernels of the host inside programs that JAX compiles for the CPU: calls that XLA makes without Python.
 
-`cvxlayers.compiled.calls` has the kernels and says what they leave over; that ends in a `Program`, which is found by a
+`cvxlayers.compiled.calls` has the kernels and says what they leave over; that ends in a `LeftOver`, which is found by a
 key, as a program that XLA has compiled may be kept on disk.
 """
 
@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cvxlayers.compiled.compiler import is_available
+from cvxlayers.kernel_map import Block, LeftOver
 
 try:
     from jax import ffi
@@ -30,22 +31,10 @@ _METADATA = 1  # the extension of a frame that asks for the handler's version
 _INTERNAL = 13  # the code of an error
 
 
-class Program(Protocol):
-    """What a call belongs to. Its ``repr`` says all of it, and is the same in every process."""
-
-    def solve(self, P, q, A, b, elements, x, z, s, status, residuals, iterations) -> None:
-        """Solve the elements: P (n, n) or (batch, n, n) and so on; writes on the others, x (batch, n) and so on."""
-        ...
-
-    def linear_solve(self, P, A, z, s, gx, gz, elements, wx, wz) -> None:
-        """Solve the elements' systems of the derivative: g_x and w_x (several, batch, n), g_z and w_z."""
-        ...
+_programs: dict[int, LeftOver] = {}  # by key; what has been compiled may call them at any time
 
 
-_programs: dict[int, Program] = {}  # by key; what has been compiled may call them at any time
-
-
-def key_of(program: Program) -> int:
+def key_of(program: LeftOver) -> int:
     """The number by which a call finds its program."""
     key = int.from_bytes(sha256(repr(program).encode()).digest()[:8], "little") >> 1
     _programs[key] = program
@@ -77,16 +66,8 @@ def _version() -> tuple[int, int] | None:
     return (major, minor) if major == _MAJOR and minor > 0 else None
 
 
-Block = tuple[jax.Array | None, int]
-"""Values (*lead, ...), None for zero, and the number of their own dimensions; leads broadcast."""
-
-
 def solve(blocks: Sequence[Block], key: int, equalities: int, max_iter: int, alone: int, tol: float) -> list[jax.Array]:
-    """x, z, s, status, residuals and iterations (*lead, ...) of a dense program.
-
-    The blocks are those of `cvxlayers.conic.elimination`: P, A, M, Pyt, Ptt, its diagonal, At, q, b, c and qt. Batches
-    of more than ``alone`` elements go to the program with this key.
-    """
+    """See `cvxlayers.kernel_map.Calls`."""
     (m, n), real = blocks[1][0].shape[-2:], _dtype(blocks)  # pyright: ignore[reportOptionalMemberAccess]
     kinds = [((n,), real), ((m,), real), ((m,), real), ((), np.int32), ((3,), real), ((), np.int32)]
     numbers = {"a_key": key, "b_equalities": equalities, "c_max_iter": max_iter, "d_alone": alone}
@@ -94,7 +75,7 @@ def solve(blocks: Sequence[Block], key: int, equalities: int, max_iter: int, alo
 
 
 def linear_solve(blocks: Sequence[Block], key: int, equalities: int, alone: int) -> list[jax.Array]:
-    """w_x and w_z (*lead, ...) of the system with the blocks P to At as for `solve`, at z and s, for g_x and g_z."""
+    """See `cvxlayers.kernel_map.Calls`."""
     (m, n), real = blocks[1][0].shape[-2:], _dtype(blocks)  # pyright: ignore[reportOptionalMemberAccess]
     numbers = {"a_key": key, "b_equalities": equalities, "c_alone": alone}
     return _call("cvxlayers_linear_solve", blocks, [((n,), real), ((m,), real)], numbers, {})
