@@ -7,17 +7,16 @@ key, as a program that XLA has compiled may be kept on disk.
 from __future__ import annotations
 
 import ctypes
-import re
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cvxlayers.array import foreign
 from cvxlayers.compiled.compiler import is_available
 from cvxlayers.kernel_map import Block, LeftOver
 
@@ -25,11 +24,6 @@ try:
     from jax import ffi
 except ImportError:  # JAX before 0.5
     ffi: Any = None
-
-_MAJOR = 0  # the version of XLA's interface whose structures are known; a minor one only adds to them
-_METADATA = 1  # the extension of a frame that asks for the handler's version
-_INTERNAL = 13  # the code of an error
-
 
 _programs: dict[int, LeftOver] = {}  # by key; what has been compiled may call them at any time
 
@@ -44,7 +38,7 @@ def key_of(program: LeftOver) -> int:
 @cache
 def available() -> bool:
     """Whether XLA can call the kernels; makes them known to it."""
-    if ffi is None or not is_available() or _version() is None:
+    if ffi is None or not is_available() or foreign.version() is None:
         return False
     from cvxlayers.compiled import calls
 
@@ -52,18 +46,6 @@ def available() -> bool:
     for name, handler in (("cvxlayers_solve", calls.solve), ("cvxlayers_linear_solve", calls.linear_solve)):
         ffi.register_ffi_target(name, ffi.pycapsule(handler.address), platform="cpu")
     return True
-
-
-@cache
-def _version() -> tuple[int, int] | None:
-    """The version of XLA's interface, if its structures are known."""
-    try:
-        text = (Path(ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h").read_text()
-    except OSError:
-        return None
-    found = [re.search(rf"#define XLA_FFI_API_{part} (\d+)", text) for part in ("MAJOR", "MINOR")]
-    major, minor = (-1 if match is None else int(match[1]) for match in found)
-    return (major, minor) if major == _MAJOR and minor > 0 else None
 
 
 def solve(blocks: Sequence[Block], key: int, equalities: int, max_iter: int, alone: int, tol: float) -> list[jax.Array]:
@@ -103,85 +85,19 @@ def _dtype(blocks: Sequence[Block]) -> Any:
 # What the kernels leave over
 
 
-class _Extension(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t), ("type", ctypes.c_int), ("next", ctypes.c_void_p)]
-
-
-class _Version(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("extension", ctypes.c_void_p),
-        ("major", ctypes.c_int),
-        ("minor", ctypes.c_int),
-    ]
-
-
-class _Metadata(ctypes.Structure):
-    _fields_ = [("struct_size", ctypes.c_size_t), ("version", _Version), ("traits", ctypes.c_uint32)]
-
-
-class _MetadataExtension(ctypes.Structure):
-    _fields_ = [("base", _Extension), ("metadata", ctypes.POINTER(_Metadata))]
-
-
-class _Frame(ctypes.Structure):
-    """The first fields of a call's frame."""
-
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("extension", ctypes.c_void_p),
-        ("api", ctypes.c_void_p),
-    ]
-
-
-class _Api(ctypes.Structure):
-    """The first fields of what XLA offers."""
-
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("extension", ctypes.c_void_p),
-        ("version", _Version),
-        ("internal", ctypes.c_void_p),
-        ("create_error", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)),
-    ]
-
-
-class _Error(ctypes.Structure):
-    _fields_ = [
-        ("struct_size", ctypes.c_size_t),
-        ("extension", ctypes.c_void_p),
-        ("message", ctypes.c_char_p),
-        ("code", ctypes.c_int),
-    ]
-
-
-def _answer(frame: int, request: int) -> int:
+def _answer(address: int, request: int) -> int:
     """Do what a kernel leaves over; the address of an error of XLA's, or 0."""
-    of = _Frame.from_address(frame)
+    frame = foreign.Frame.from_address(address)
     try:  # there is C above: no exception may pass
         if request:
             _serve(request)
-        elif not _tell_version(of):
+        elif foreign.asks_version(frame):
+            foreign.tell_version(frame)
+        else:
             raise RuntimeError("XLA calls in an unknown way")
     except BaseException as error:
-        api = _Api.from_address(of.api)
-        message = f"cvxlayers: {type(error).__name__}: {error}".encode(errors="replace")
-        return api.create_error(ctypes.addressof(_Error(ctypes.sizeof(_Error), None, message, _INTERNAL))) or 0
+        return foreign.failure(frame, error)
     return 0
-
-
-def _tell_version(frame: _Frame) -> bool:
-    """Answer the question for the version of the handler."""
-    if not frame.extension or _Extension.from_address(frame.extension).type != _METADATA:
-        return False
-    extension = _MetadataExtension.from_address(frame.extension)
-    if extension.base.struct_size < ctypes.sizeof(_MetadataExtension):
-        return False
-    metadata = extension.metadata.contents
-    metadata.version.struct_size, metadata.version.extension = ctypes.sizeof(_Version), None
-    metadata.version.major, metadata.version.minor = _version() or (0, 0)
-    metadata.traits = 0
-    return True
 
 
 def _serve(request: int) -> None:

@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 from jax import grad, hessian, jacfwd, jacrev, jit, vmap
 
+from cvxlayers.array import foreign
 from cvxlayers.compiled.compiler import is_available
+from cvxlayers.conic.residuals import ABSENT
 from cvxlayers.jax import CvxpyLayer, kernels
 from cvxlayers.kernel_map import LeftOver
 from cvxlayers.layer import Layer
+from cvxlayers.sets.nonnegative import SNAP
 from cvxlayers.status import Status
 from tests.layers.problems import get
 
@@ -298,9 +301,9 @@ def test_an_unknown_interface_is_left_alone(monkeypatch, tmp_path):
         ("nothing", None),
     ):
         file.write_text(text)
-        assert kernels._version.__wrapped__() == expected
+        assert foreign.version.__wrapped__() == expected
     file.unlink()
-    assert kernels._version.__wrapped__() is None
+    assert foreign.version.__wrapped__() is None
 
 
 def test_strange_calls_are_refused():
@@ -325,3 +328,9 @@ def test_programs_kept_on_disk(tmp_path):
         assert done.returncode == 0, done.stderr
         assert done.stdout.split() == ["done"]
     assert any(tmp_path.iterdir())
+
+
+def test_constants_are_those_of_the_host():
+    from cvxlayers.compiled import calls
+
+    assert (calls.ABSENT, calls.SNAP) == (ABSENT, SNAP)
