@@ -24,11 +24,9 @@ from cvxlayers.layer import Layer, failure
 from cvxlayers.status import Status
 
 # JAX 0.4.34 named the ways to vmap a callback; a callback that broadcasts its inputs itself works with both spellings.
-_VMAP: dict[str, Any] = (
-    {"vmap_method": "expand_dims"}
-    if "vmap_method" in inspect.signature(jax.pure_callback).parameters
-    else {"vectorized": True}
-)
+# It also made float0 the type of what a rule says of the tangents of integers, which were integers before.
+_RECENT = "vmap_method" in inspect.signature(jax.pure_callback).parameters
+_VMAP: dict[str, Any] = {"vmap_method": "expand_dims"} if _RECENT else {"vectorized": True}
 
 
 def work_dtype():
@@ -90,7 +88,7 @@ def _conic_jvp(core: Layer, route: Route, ndim: int, primals, tangents):
     (values,), (dvalues,) = primals, tangents
     out = conic(core, route, ndim, values)
     dx, dz, ds = compiled(core, _tangents, route)(ndim, values, dvalues, *out[:4])
-    none = [np.zeros(v.shape, jax.dtypes.float0) for v in (out[3], out[5])]
+    none = [np.zeros(v.shape, jax.dtypes.float0 if _RECENT else v.dtype) for v in (out[3], out[5])]
     return out, (dx, dz, ds, none[0], jnp.zeros_like(out[4]), none[1])
 
 
