@@ -48,9 +48,7 @@ def test_formulas(curvature, mixed, shared, moved):
         b - (At @ c[..., None])[..., 0],
     )
     for got, wanted in zip((got_P, got_A, got_q, got_b), expected, strict=True):
-        np.testing.assert_allclose(
-            got, np.broadcast_to(wanted, np.broadcast_shapes(got.shape, wanted.shape)), atol=1e-13
-        )
+        np.testing.assert_allclose(*np.broadcast_arrays(got, wanted), atol=1e-13)
 
 
 def test_without_substitution():
