@@ -231,7 +231,7 @@ def render(results: dict) -> None:
 
 
 def merge(path: Path) -> None:
-    """The stored results, with the cases of another run in which all libraries ran side by side in the place of theirs."""
+    """The stored results; cases of another run, with all libraries side by side, take the place of their own."""
     stored, found = (json.loads(file.read_text()) for file in (RESULTS, path))
     cases_of = {entry["case"] for entry in found["entries"]}
     stored["entries"] = [e for e in stored["entries"] if e["case"] not in cases_of] + found["entries"]
