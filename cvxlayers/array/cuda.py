@@ -11,7 +11,7 @@ import ctypes
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -128,17 +128,24 @@ def multiprocessors(device: Any) -> tuple[int, bool]:
     return _attribute(index, "MULTIPROCESSOR_COUNT"), _attribute(index, "COMPUTE_CAPABILITY_MAJOR") >= 9
 
 
-@contextmanager
-def side_streams(device: Any, count: int) -> Iterator[list[Any]]:
-    """Streams of PyTorch that go on from where the current one is, which waits for them at the end."""
+def in_turn(runs: Sequence[Iterator[None]], device: Any) -> None:
+    """All of the runs, each on a stream of its own, and in turn: a run yields where it is about to wait for its stream.
+
+    The streams go on from where PyTorch's current one is, which waits for them at the end.
+    """
     import torch
 
     current = torch.cuda.current_stream(device)
-    streams = [torch.cuda.Stream(device) for _ in range(count)]
+    going = {run: torch.cuda.Stream(device) for run in runs}
+    streams = list(going.values())
     for stream in streams:
         stream.wait_stream(current)
     try:
-        yield streams
+        while going:
+            for run, stream in list(going.items()):
+                with torch.cuda.stream(stream):
+                    if next(run, going) is going:
+                        del going[run]
     finally:
         for stream in streams:
             current.wait_stream(stream)

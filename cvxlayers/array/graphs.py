@@ -59,8 +59,8 @@ class Graph:
     def session(self, *values: Any) -> Iterator[Callable[[], Any]]:
         """A function that replays the graph and returns its state, for one problem, on the current stream.
 
-        ``values`` are the constants and the state to start from; without them, the caller writes into those of the graph.
-        What it returns is the graph's own, too: `own` copies what outlives the session.
+        ``values`` are the constants and the state to start from; without them, the caller writes into the graph's. What
+        it returns is the graph's own, too: `own` copies what outlives the session.
         """
         import torch
 

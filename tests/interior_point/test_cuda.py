@@ -58,6 +58,9 @@ PROBLEMS = {
     "semidefinite": lambda: semidefinite(20, (3, 3, 6), 12),
     "many semidefinite": lambda: semidefinite(10, (2,) * 20, 20),
     "large semidefinite": lambda: semidefinite(8, (20,), 150),
+    "factor in global memory": lambda: dense_qp(300, 250, 20, equalities=10),
+    "factor in global memory, large batch": lambda: dense_qp(230, 180, 140),
+    "factor in global memory, semidefinite": lambda: semidefinite(3, (12, 5), 220),
 }
 
 
@@ -69,7 +72,7 @@ def test_only_on_gpus():
 def test_only_some_cones():
     assert layout(Product((PositiveSemidefinite(33),))) is None
     rows = layout(Product((Zero(2), SecondOrder(4), Exponential())))
-    assert rows is not None and solve_launch(rows, 300, 9) is None
+    assert rows is not None and solve_launch(rows, 600, 9) is None
 
 
 @pytest.mark.gpu

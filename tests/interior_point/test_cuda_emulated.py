@@ -9,7 +9,7 @@ from cvxlayers.conic.kkt import DenseKKT, spectrum
 from cvxlayers.conic.program import ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.residuals import judge
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
-from cvxlayers.solvers.interior_point.cuda.launch import layout, linear_launch, solve_launch
+from cvxlayers.solvers.interior_point.cuda.launch import layout, linear_launch, members_of, solve_launch
 from cvxlayers.status import Status
 from tests.interior_point.emulation import COMPILER, factor, linear_solve, pair, solve
 from tests.solvers.problems import by_cvxpy, dense_program, infeasible, objective, solvable, unbounded
@@ -198,6 +198,42 @@ def test_bad_scales(scale):
     np.testing.assert_allclose(out.x * columns, x, atol=1e-5 * np.abs(x).max())
 
 
+LARGE = {
+    "one block": (*CASES["all"], 1),
+    "two members": (*CASES["all"], 2),
+    "blocks": ((Zero(5), Nonnegative(50), SecondOrder(7)), 85, 1),
+    "blocks and members": ((Zero(5), Nonnegative(150), SecondOrder(7)), 140, 2),
+    "not symmetric": ((Nonnegative(80), Exponential(), Power(0.3)), 70, 2),
+}
+
+
+@emulated
+@pytest.mark.parametrize("name", LARGE)
+def test_large_programs(name):
+    """With the factor made between two parts of the kernel, and products shared among the blocks of a cluster."""
+    blocks, n, members = LARGE[name]
+    program = dense_program(blocks, n)
+    P, q, A, b = matrices(dense(program, solvable(program, 3, seed=12)))
+    q = q.copy()
+    q[1, 0] = np.nan  # an element ends before the others
+    out, plain = solve(program.cone, P, q, A, b, members=members), solve(program.cone, P, q, A, b)
+    assert out.status.tolist() == plain.status.tolist() == [Status.SOLVED, Status.INVALID_INPUT, Status.SOLVED]
+    assert np.nanmax(out.residuals) <= 1e-8
+    np.testing.assert_allclose(out.x[::2], plain.x[::2], atol=1e-5)
+    # However the threads run, and wherever the vectors are, the numbers are the same.
+    again = solve(program.cone, P, q, A, b, members=members, backwards=True, workspace=True)
+    assert same(out, again)
+    keep = [0, 2]
+    rng = np.random.default_rng(0)
+    gx, gz = rng.standard_normal((2, 2, n)), rng.standard_normal((2, 2, program.m))
+    P, A = (v if len(v) == 1 else v[keep] for v in (P, A))
+    arguments = (program.cone, P, A, plain.z[keep], plain.s[keep], gx, gz)
+    found, expected = linear_solve(*arguments, members=members), linear_solve(*arguments)
+    for one, other in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-9 * np.abs(other).max())
+    assert found[2].max() <= 1e-11
+
+
 @emulated
 @pytest.mark.parametrize("name", ["linear", "curved", "semidefinite", "all"])
 def test_vectors_in_the_workspace(name):
@@ -296,4 +332,10 @@ def test_what_fits():
         for m in (8, 400, 2000):
             for launch in (solve_launch(plain, n, m), linear_launch(plain, n, m)):
                 assert launch is not None and launch.shared_bytes <= 227 * 1024
-    assert solve_launch(plain, 217, 8) is None and solve_launch(plain, 10, 5000) is None
+    for n, m, members in ((217, 8, 1), (512, 2000, 1), (512, 500, 2), (300, 4096, 4)):
+        for launch in (solve_launch(plain, n, m, members), linear_launch(plain, n, m, members)):
+            assert launch is not None and launch.large and launch.shared_bytes <= 227 * 1024
+    assert solve_launch(plain, 513, 8) is None and solve_launch(plain, 10, 5000) is None
+    small, large = solve_launch(plain, 100, 8), solve_launch(plain, 300, 8)
+    assert members_of(small, 1, 132, clusters=True) == members_of(large, 1, 132, clusters=False) == 1
+    assert [members_of(large, batch, 132, clusters=True) for batch in (1, 29, 30, 59, 60)] == [4, 4, 2, 2, 1]

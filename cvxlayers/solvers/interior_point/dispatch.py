@@ -46,6 +46,8 @@ def form(cone: Product, n: int, m: int, device: Any, settings: Native, program: 
     if settings.compiled and settings.precision == "float64" and _takes(cone, n, m, devices, program):
         if cuda.sparse(program, devices) is not None:
             return "by kernels for sparse matrices, one thread block for each problem"
+        if cuda.in_parts(cone, n, m):
+            return "by kernels in parts, with matrix products between them"
         return "by kernels, one thread block for each problem"
     if jax:
         return "by array operations, compiled by XLA"

@@ -209,25 +209,25 @@ DEVICE void gram(Load load, Scaled scaled, Whole whole, Stage stage, Base base) 
 
 constexpr real LEAST_PIVOT = 1e-15;  // relative to the diagonal; a smaller one counts as infinite: its unknown is zero
 
-// Tile (k, k) becomes the inverse of its Cholesky factor, by one warp. Every lane factors it; lane j inverts column j.
+// Tile (k, k) becomes the inverse of its Cholesky factor, by one warp. Every lane factors it; lane j solves for column j of
+// the inverse in the same steps, which are the longest chain of all.
 DEVICE void invert_diagonal(int k) {
     real *at = tile(k, k), L[36], x[8];
-    UNROLL for (int i = 0; i < 8; ++i)
-        UNROLL for (int j = 0; j <= i; ++j) L[i * (i + 1) / 2 + j] = at[within(i, j)];
-    UNROLL for (int j = 0; j < 8; ++j) {
-        const real pivot = L[j * (j + 1) / 2 + j];
-        const real inverse = pivot > LEAST_PIVOT * SHARED[PIVOTS_AT + 8 * k + j] ? rsqrt(pivot) : 0.0;
-        L[j * (j + 1) / 2 + j] = inverse;
-        UNROLL for (int i = j + 1; i < 8; ++i) L[i * (i + 1) / 2 + j] *= inverse;
-        UNROLL for (int i = j + 1; i < 8; ++i)
-            UNROLL for (int l = j + 1; l <= i; ++l)
-                L[i * (i + 1) / 2 + l] -= L[i * (i + 1) / 2 + j] * L[l * (l + 1) / 2 + j];
-    }
     const int j = lane() & 7;
     UNROLL for (int i = 0; i < 8; ++i) {
-        real sum = i == j ? 1.0 : 0.0;
-        UNROLL for (int l = 0; l < i; ++l) sum -= L[i * (i + 1) / 2 + l] * x[l];
-        x[i] = sum * L[i * (i + 1) / 2 + i];
+        x[i] = i == j ? 1.0 : 0.0;
+        UNROLL for (int l = 0; l <= i; ++l) L[i * (i + 1) / 2 + l] = at[within(i, l)];
+    }
+    UNROLL for (int l = 0; l < 8; ++l) {
+        const real pivot = L[l * (l + 1) / 2 + l];
+        const real inverse = pivot > LEAST_PIVOT * SHARED[PIVOTS_AT + 8 * k + l] ? rsqrt(pivot) : 0.0;
+        UNROLL for (int i = l + 1; i < 8; ++i) L[i * (i + 1) / 2 + l] *= inverse;
+        x[l] *= inverse;
+        UNROLL for (int i = l + 1; i < 8; ++i) {
+            x[i] -= L[i * (i + 1) / 2 + l] * x[l];
+            UNROLL for (int c = l + 1; c <= i; ++c)
+                L[i * (i + 1) / 2 + c] -= L[i * (i + 1) / 2 + l] * L[c * (c + 1) / 2 + l];
+        }
     }
     __syncwarp();
     if (lane() < 8) UNROLL for (int i = 0; i < 8; ++i) at[within(i, j)] = x[i];

@@ -92,6 +92,13 @@ def sparse(program: ConeProgram | None, devices: Sequence[Any]) -> Sparsity | No
     return found if all(used <= shared_memory(device) for device in devices) else None
 
 
+def in_parts(cone: Product, n: int, m: int) -> bool:
+    """Whether `solve` stops where it needs a factor; see `large`."""
+    rows = layout(cone)
+    launch = rows and solve_launch(rows, n, m)
+    return bool(launch and launch.large)
+
+
 def solve(
     cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native, sparsity: Sparsity | None = None
 ) -> Outcome:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cvxlayers.array import namespace, recorded
-from cvxlayers.array.cuda import side_streams
+from cvxlayers.array.cuda import in_turn
 from cvxlayers.solvers.interior_point.cuda.blocked import factor_blocks
 from cvxlayers.solvers.interior_point.cuda.launch import Resumed
 
@@ -71,24 +71,12 @@ def twice(start: Start, n: int, m: int, batch: int, like: Tensor) -> None:
 
 
 def _beside(parts: Callable[[Tensor, int], Iterator[None]], n: int, m: int, batch: int, like: Tensor) -> None:
-    """Each portion's parts on a stream of its own, in turn: ``parts(elements, place)`` stops where it has to wait."""
-    import torch
-
-    portions = torch.arange(batch, dtype=torch.int32, device=like.device).split(portion(n, m, batch))
+    """The parts of all portions, as many beside each other as there are places: ``parts(elements, place)``."""
+    xp = namespace(like)
+    portions = xp.arange(batch, dtype=xp.int32, device=like.device).split(portion(n, m, batch))
     for first in range(0, len(portions), BESIDE):
         some = portions[first : first + BESIDE]
-        with side_streams(like.device, len(some)) as streams:
-            going = [
-                (parts(elements, place), stream)
-                for place, (elements, stream) in enumerate(zip(some, streams, strict=True))
-            ]
-            while going:
-                left = []
-                for run, stream in going:
-                    with torch.cuda.stream(stream):
-                        if next(run, going) is not going:
-                            left.append((run, stream))
-                going = left
+        in_turn([parts(elements, place) for place, elements in enumerate(some)], like.device)
 
 
 @contextmanager
