@@ -5,6 +5,7 @@ python benchmarks/gpu.py --quick              three cases, shorter measurements
 python benchmarks/gpu.py --only gpu_qp_100    the cases whose name contains it; repeatable
 python benchmarks/gpu.py --device cpu ...     the same code without a GPU, to see that it runs
 python benchmarks/gpu.py --render             write the tables from the stored results
+python benchmarks/gpu.py --merge FILE         take the cases of a partial run into the stored results
 python benchmarks/gpu.py --reference          compute the reference of the conic cases again (needs SCS)
 
 One Python environment holds all libraries: PyTorch and JAX with CUDA, NumPy and SciPy, and
@@ -79,6 +80,9 @@ def cases() -> dict[str, Callable[[], problems.Case]]:
     def dense(n: int, m: int, batch: int) -> None:
         found[f"gpu_qp_{n}_B{batch}"] = lambda: problems.dense_qp(n, m, batch, prefix="gpu_qp")
 
+    dense(500, 500, 32)
+    found["gpu_mpc_384_B1024"] = lambda: problems.control(24, 8, 8, 1024)
+    found["gpu_mpc_384_B128"] = lambda: problems.control(24, 8, 8, 128)
     dense(100, 100, 1024)
     dense(10, 20, 4096)
     found["conic_soc"] = lambda: problems.portfolio(1024)
@@ -86,10 +90,7 @@ def cases() -> dict[str, Callable[[], problems.Case]]:
     dense(50, 50, 1024)
     dense(100, 100, 128)
     dense(200, 150, 128)
-    dense(500, 500, 32)
     found["conic_sdp"] = lambda: problems.nearest_correlation(1024)
-    found["gpu_mpc_384_B128"] = lambda: problems.control(24, 8, 8, 128)
-    found["gpu_mpc_384_B1024"] = lambda: problems.control(24, 8, 8, 1024)
     dense(20, 20, 64)  # a small one, to see that everything runs
     return found
 
@@ -212,15 +213,32 @@ def render(results: dict) -> None:
     """Write the part of docs/benchmarks.md."""
     of, entries = results["machine"], results["entries"]
     versions = sorted({f"{name} {number}" for found in results["versions"].values() for name, number in found.items()})
+    order = list(cases())
+    entries = sorted(entries, key=lambda e: order.index(e["case"]))
+    runs: dict[str, list[str]] = {}
+    for entry in entries:
+        runs.setdefault(entry.get("run", of["date"]), []).append(entry["title"])
+    several = [f"- Measured in the run of {run}: {', '.join(dict.fromkeys(of))}." for run, of in runs.items()]
     missing = sorted({f"- {TITLES[e['library']]}, {e['case']}: {e['error']}" for e in entries if "error" in e})
     parts = {
         "gpu-machine": f"Measured on {of['date']}: {of['device']}, {of['system']}, Python {of['python']}. "
         f"Versions: {'; '.join(versions)}.",
         "gpu": table(entries, report.times, judged=True),
         "gpu-errors": table(entries, accuracy, judged=False),
-        "gpu-notes": "\n".join(missing),
+        "gpu-notes": "\n".join(several * (len(runs) > 1) + missing),
     }
     report.replace(parts)
+
+
+def merge(path: Path) -> None:
+    """The stored results; cases of another run, with all libraries side by side, take the place of their own."""
+    stored, found = (json.loads(file.read_text()) for file in (RESULTS, path))
+    cases_of = {entry["case"] for entry in found["entries"]}
+    stored["entries"] = [e for e in stored["entries"] if e["case"] not in cases_of] + found["entries"]
+    stored["versions"] |= found["versions"]
+    stored["machine"] = found["machine"]
+    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+    render(stored)
 
 
 def device_name(device: str) -> str:
@@ -258,10 +276,13 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=80.0, help="seconds for one answer of a library (default: 80)")
     parser.add_argument("--out", type=Path, help="where the results go (default: benchmarks/results)")
     parser.add_argument("--render", action="store_true", help="only write the tables from the stored results")
+    parser.add_argument("--merge", type=Path, metavar="FILE", help="only take a partial run into the stored results")
     parser.add_argument("--reference", action="store_true", help="only compute the reference of the conic cases")
     options = parser.parse_args()
     if options.render:
         return render(json.loads(RESULTS.read_text()))
+    if options.merge:
+        return merge(options.merge)
     if options.reference:
         return write_reference()
     names = options.libraries.split(",") if options.libraries else list(TITLES)
@@ -282,6 +303,7 @@ def main() -> None:
         "system": platform.system(),
         "python": platform.python_version(),
         "date": time.strftime("%Y-%m-%d"),
+        "run": time.strftime("%Y-%m-%d %H:%M"),
     }
     complete = not (options.only or options.libraries or options.quick or options.device == "cpu")
     path = out / ("gpu.json" if complete else "gpu_partial.json")
@@ -296,7 +318,7 @@ def main() -> None:
                 budget = BUDGET / 3 if options.quick else BUDGET
                 found = run_case(cases()[name](), processes, budget, min(options.limit, left), Path(folder))
                 versions |= {entry["library"]: entry.pop("versions") for entry in found if "versions" in entry}
-                entries += found
+                entries += [entry | {"run": about["run"]} for entry in found]
                 print(f"{lines(found)}\n  ({time.perf_counter() - since:.1f} s)", flush=True)
                 # After each case, so that a run that is cut short leaves what it has.
                 path.write_text(

@@ -5,8 +5,9 @@
     python benchmarks/small_programs.py --render      write the tables from the stored results
 
 ``single`` is one dense QP, n=10, m=20, without a batch: jitted where the library can be. ``tiny`` is every n from 1 to
-8 with m = 2n at batches of 1, 8 and 32: the solver of the host beside the native one, in PyTorch and under
-``jax.jit``. Everything runs in float64, in turn, for several rounds; writes results/small_programs.json.
+8 with m = 2n at batches of 1, 8 and 32: the solver of the host, which a layer takes by itself, beside the native one,
+in PyTorch and under ``jax.jit``. Everything runs in float64, in turn, for several rounds; writes
+results/small_programs.json.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from worker import measure
 
 SINGLE = {
     "native": "**cvxlayers**, JAX, native",
-    "host": "**cvxlayers**, JAX, host",
+    "host": "**cvxlayers**, JAX, by default",
     "cvxpylayers": "cvxpylayers (eager)",
     "moreau": "Moreau",
     "qpax": "qpax",

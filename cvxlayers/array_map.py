@@ -13,12 +13,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from array_api_compat import device
 
 from cvxlayers.array import namespace
 from cvxlayers.canonical.form import AffineSolverAffine, Output, Parameter
-from cvxlayers.conic.affine import AffineMap, Lift
+from cvxlayers.conic.affine import AffineMap
 from cvxlayers.conic.array_adjoint import ArrayAdjoint
 from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.array_elimination import ArrayElimination, Reduced
@@ -218,14 +217,7 @@ class ArrayMap:
 
     @cached_property
     def _from_values(self) -> ArrayElimination:
-        """The reduction of data that are given as (P, A) on the patterns, not by the parameters."""
-        program = self.form.program
-        none = [AffineMap(np.zeros(k), {}) for k in (program.n, program.m, 1)]
-        P, A = (
-            AffineMap(np.zeros(pattern.nnz), {i: sp.eye_array(pattern.nnz, format="csr")})
-            for i, pattern in enumerate((program.P, program.A))
-        )
-        return ArrayElimination(self._elimination, Lift(P, none[0], A, none[1], none[2]))
+        return ArrayElimination.of_values(self._elimination)
 
 
 class _Reader:

@@ -20,11 +20,13 @@ from cvxlayers.conic.elimination import Elimination
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.conic.program import ConicSolution
 from cvxlayers.errors import ProblemError, SettingsError, ShapeError, SolverError
+from cvxlayers.kernel_map import Calls, KernelMap
 from cvxlayers.lift_recover import LiftRecover
 from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap, threads_for
 from cvxlayers.solvers.choice import Candidate, Plan, choose
 from cvxlayers.solvers.interior_point import Native
 from cvxlayers.solvers.registry import resolve, takes_quadratics
+from cvxlayers.solvers.solver import Solver
 from cvxlayers.status import Status
 from cvxlayers.vectors import to_complex, to_pairs
 
@@ -77,6 +79,7 @@ class Layer:
             self.reduction = Direct(form.program, form.lift)
         self._maps = {self.plan.solver: SolutionMap(form, self.plan.solver, self.reduction, self.mu)}
         self._array_maps: dict[Native, ArrayMap] = {}
+        self._kernel_maps: dict[Solver, KernelMap | None] = {}
         self._own_settings: dict[tuple[bool, bool], Native | None] = {}
         self.recent: Point | None = None  # of the last solve through JAX, whose callbacks have no other memory
         self.compiled: dict[Any, Any] = {}
@@ -238,6 +241,16 @@ class Layer:
         if found is None:
             found = self._array_maps[settings] = ArrayMap(self.form, self.ends, settings, self.mu)
         return found
+
+    def kernel_map(self, calls: Calls, solver_args: Mapping[str, Any] | None = None) -> KernelMap | None:
+        """The solution map by calls of the kernels of the solver on the host; None if it has none for this program."""
+        if not self.form.parameters:
+            return None
+        host = self.map_for(solver_args)
+        if host.solver not in self._kernel_maps:
+            fits = KernelMap.fits(host)
+            self._kernel_maps[host.solver] = KernelMap(self.form, self.ends, host, calls) if fits else None
+        return self._kernel_maps[host.solver]
 
     def _native(self, default: bool, by_name: bool, settings: Mapping[str, Any]) -> Native | None:
         """The native solver with these settings, if it solves on the caller's arrays."""

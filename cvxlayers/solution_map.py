@@ -17,7 +17,7 @@ from cvxlayers.conic.adjoint import Adjoint
 from cvxlayers.conic.affine import Lift
 from cvxlayers.conic.compiled_kkt import CompiledKKT
 from cvxlayers.conic.elimination import Blocks, Elimination
-from cvxlayers.conic.kkt import Certificate, DenseKKT, Null, spectrum
+from cvxlayers.conic.kkt import Certificate, DenseKKT, Null, Spectrum, spectrum
 from cvxlayers.conic.polyhedral_kkt import PolyhedralKKT
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.sparse_kkt import SparseKKT, SparseSystem
@@ -191,10 +191,17 @@ class SolutionMap:
         D = spectrum(self.program, z, s, self.mu)
         if self._system is None and not (isinstance(data, DenseData) and self._small):
             self._system = SparseSystem(self.program, tuple((start, size, V.shape[-3]) for start, size, V in D.bases))
-        if self._system is None or self._system.work > SPARSE_ADVANTAGE * self._dense_work:
-            data = data if isinstance(data, DenseData) else self.program.dense(data)
-            return PolyhedralKKT(data, D) if PolyhedralKKT.fits(D) else DenseKKT(data, D)
+        if self._system is None or not self._sparse_pays(self._system):
+            return dense_system(data if isinstance(data, DenseData) else self.program.dense(data), D)
         return SparseKKT(self._system, self.program.sparse(data) if isinstance(data, DenseData) else data, D)
+
+    def _sparse_pays(self, system: SparseSystem) -> bool:
+        return system.work <= SPARSE_ADVANTAGE * self._dense_work
+
+    @cached_property
+    def all_dense(self) -> bool:
+        """Whether the derivative's system of these linear cones has a dense factor for dense data."""
+        return self._small or not self._sparse_pays(SparseSystem(self.program, ()))
 
     def linear_solve_at(self, P, A, z, s, gx, gz, batch: int) -> tuple[np.ndarray, np.ndarray]:
         """The system at values P and A of the patterns and a primal-dual pair, for (*, batch, n) and (*, batch, m)."""
@@ -308,6 +315,11 @@ class SolutionMap:
         """Values of the full A, finite at failed elements."""
         A = self.form.lift.A(point.vectors)
         return A if point.failed is None else np.nan_to_num(A, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def dense_system(data: DenseData, D: Spectrum) -> PolyhedralKKT | DenseKKT:
+    """The system on dense factors."""
+    return PolyhedralKKT(data, D) if PolyhedralKKT.fits(D) else DenseKKT(data, D)
 
 
 def threads_for(batch: int) -> AbstractContextManager[None]:

@@ -27,7 +27,7 @@ ROWS = [
     {"solvers"},
     {"canonical", "result"},
     {"solution_map", "lift_recover", "vectors"},
-    {"array_map"},
+    {"array_map", "kernel_map"},
     {"layer"},
     {"one_off", "torch", "jax"},
     {"__init__"},

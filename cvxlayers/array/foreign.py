@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -63,7 +64,9 @@ class _Attributes(_Struct):
     ]
 
 
-class _Frame(_Struct):
+class Frame(_Struct):
+    """What XLA says of a call."""
+
     _fields_ = [
         ("api", ctypes.POINTER(_Api)),
         ("context", ctypes.c_void_p),
@@ -137,9 +140,9 @@ def key_of(task: Task) -> int:
 
 def _handle(address: int) -> int | None:
     """The handler: the task whose key the call has, on the addresses that the frame says."""
-    frame = _Frame.from_address(address)
-    if frame.extension and _Extension.from_address(frame.extension).type == _METADATA:
-        return _answer(frame)
+    frame = Frame.from_address(address)
+    if asks_version(frame):
+        return tell_version(frame)
     api = frame.api.contents
     try:
         _check(frame, api)
@@ -155,11 +158,16 @@ def _handle(address: int) -> int | None:
         ]
         task(addresses, lambda: _stream(frame, api))
     except BaseException as error:  # there is C above: nothing may pass
-        return _error(api, f"cvxlayers: {type(error).__name__}: {error}")
+        return failure(frame, error)
     return None
 
 
-def _answer(frame: _Frame) -> None:
+def asks_version(frame: Frame) -> bool:
+    """Whether XLA does not call, but asks for the version of the handler."""
+    return bool(frame.extension) and _Extension.from_address(frame.extension).type == _METADATA
+
+
+def tell_version(frame: Frame) -> None:
     """Say that the handler is of the version that asks: what it reads is the same in all of them.
 
     XLA refuses a handler whose version it does not know. Older ones hand over no functions to read theirs from.
@@ -170,22 +178,27 @@ def _answer(frame: _Frame) -> None:
     metadata, known = extension.metadata.contents, frame.api.contents.version if frame.api else None
     metadata.version.struct_size, metadata.version.extension = ctypes.sizeof(_Version), None
     metadata.version.major = _MAJOR
-    metadata.version.minor = known.minor if known else _minor()
+    metadata.version.minor = known.minor if known else (version() or (0, 0))[1]
     metadata.traits = 0
 
 
 @cache
-def _minor() -> int:
-    """The minor version of the interface according to the headers that came with JAX."""
-    from jax import ffi
+def version() -> tuple[int, int] | None:
+    """The version of the interface according to the headers that came with JAX, if its structures are known."""
+    try:
+        from jax import ffi
 
-    text = Path(ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
-    return next(int(line.split()[-1]) for line in text.splitlines() if line.startswith("#define XLA_FFI_API_MINOR "))
+        text = Path(ffi.include_dir(), "xla", "ffi", "api", "c_api.h").read_text()
+    except (ImportError, OSError):  # JAX before 0.5, or without headers
+        return None
+    found = [re.search(rf"#define XLA_FFI_API_{part} (\d+)", text) for part in ("MAJOR", "MINOR")]
+    major, minor = (-1 if match is None else int(match[1]) for match in found)
+    return (major, minor) if major == _MAJOR and minor > 0 else None
 
 
-def _check(frame: _Frame, api: _Api) -> None:
+def _check(frame: Frame, api: _Api) -> None:
     """Refuse structures that are smaller than those above."""
-    pairs = ((frame, _Frame), (api, _Api), (frame.operands, _Values), (frame.results, _Values))
+    pairs = ((frame, Frame), (api, _Api), (frame.operands, _Values), (frame.results, _Values))
     for value, kind in (*pairs, (frame.attributes, _Attributes)):
         least = getattr(kind, kind._fields_[-1][0])
         if value.struct_size < least.offset + least.size:
@@ -203,7 +216,7 @@ def _key(attributes: _Attributes) -> int:
     raise RuntimeError("the call has not the attribute 'key' alone")
 
 
-def _stream(frame: _Frame, api: _Api) -> int:
+def _stream(frame: Frame, api: _Api) -> int:
     """The stream of the platform, on which the operands are ready and the results are expected."""
     arguments = _StreamArguments(ctypes.sizeof(_StreamArguments), None, frame.context, None)
     error = _FUNCTION(api.stream_get)(ctypes.addressof(arguments))
@@ -222,9 +235,11 @@ def _message(api: _Api, error: int) -> str:
     return text
 
 
-def _error(api: _Api, message: str) -> int:
-    arguments = _ErrorArguments(ctypes.sizeof(_ErrorArguments), None, message.encode(), _INTERNAL)
-    return _FUNCTION(api.error_create)(ctypes.addressof(arguments))
+def failure(frame: Frame, error: BaseException) -> int:
+    """The address of an error of XLA's that says so."""
+    message = f"cvxlayers: {type(error).__name__}: {error}".encode(errors="replace")
+    arguments = _ErrorArguments(ctypes.sizeof(_ErrorArguments), None, message, _INTERNAL)
+    return _FUNCTION(frame.api.contents.error_create)(ctypes.addressof(arguments))
 
 
 # C keeps its address: it lives as long as the process.

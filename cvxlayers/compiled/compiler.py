@@ -41,6 +41,77 @@ def kernel(signature: str) -> Callable[[Function], Function]:
     return decorate
 
 
+def handler(function: Function) -> Any:
+    """Compile a function of one address, which returns one, for calls from C; ``.address`` is what C calls."""
+    from numba import cfunc
+
+    function.__qualname__ = f"{function.__qualname__}_{_text()}"
+    try:
+        return cfunc("i8(i8)", cache=True, error_model="numpy")(function)
+    except RuntimeError:  # no folder to keep it in
+        return cfunc("i8(i8)", error_model="numpy")(function)
+
+
+def linked(kernel: Any) -> Function:
+    """The kernel, with its arguments in a tuple, for other compiled code: called, and not compiled again with it.
+
+    It goes by a name among the symbols of this process, so that the caller can be kept on disk.
+    """
+    import llvmlite.binding
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    ((types, compiled),) = kernel.overloads.items()
+    name = f"cvxlayers_{kernel.py_func.__module__.rpartition('.')[2]}_{kernel.py_func.__qualname__}"
+    llvmlite.binding.add_symbol(name, compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name))
+
+    def build(context, builder, signature, values):
+        given = zip(signature.args[0], types, cgutils.unpack_tuple(builder, values[0]), strict=True)
+        arguments = [context.cast(builder, value, own, wanted) for own, wanted, value in given]
+        convention, result = context.call_conv, signature.return_type
+        kind = convention.get_function_type(result, types)
+        callee = cgutils.get_or_insert_function(builder.module, kind, name)
+        status, out = convention.call_function(builder, callee, result, types, arguments)
+        with cgutils.if_unlikely(builder, status.is_error):
+            convention.return_status_propagate(builder, status)
+        return out
+
+    @intrinsic
+    def call(context, arguments):  # pyright: ignore[reportUnusedParameter]
+        return compiled.signature.return_type(arguments), build
+
+    return call
+
+
+def external(name: str, function: Any) -> Any:
+    """A C function (a callback of ctypes, which must stay alive) of two addresses and to one, as kernels call it.
+
+    It goes by the name, so that the caller can be kept on disk.
+    """
+    import ctypes
+
+    import llvmlite.binding
+    from numba import types
+
+    llvmlite.binding.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
+    return types.ExternalFunction(name, types.int64(types.int64, types.int64))
+
+
+def memory() -> tuple[Any, Any]:
+    """For kernels: ``carray(pointer(address), shape, dtype)``, the array that lies at an address."""
+    import numba
+    from numba import types
+    from numba.extending import intrinsic
+
+    def pointer(context, address):  # pyright: ignore[reportUnusedParameter]
+        def build(context, builder, signature, values):
+            return builder.inttoptr(values[0], context.get_value_type(types.voidptr))
+
+        return types.voidptr(types.int64), build
+
+    return numba.carray, intrinsic(pointer)  # pyright: ignore[reportPrivateImportUsage]
+
+
 def inner(function: Function) -> Function:
     """Mark a function that kernels call often: it becomes part of them, wherever it is called.
 

@@ -70,12 +70,30 @@ class ArrayElimination:
         self._y, self._t, self._o, self._d = (indices(i) for i in (y, t, o, d))
         self._x_order, self._z_order = (_order(a, b) for a, b in ((y, t), (o, d)))
 
+    @classmethod
+    def of_values(cls, elimination: Elimination) -> ArrayElimination:
+        """The reduction of data that are given as (P, A) on the patterns, not by the parameters."""
+        program = elimination.full
+        none = [AffineMap(np.zeros(k), {}) for k in (program.n, program.m, 1)]
+        P, A = (
+            AffineMap(np.zeros(pattern.nnz), {i: sp.eye_array(pattern.nnz, format="csr")})
+            for i, pattern in enumerate((program.P, program.A))
+        )
+        return cls(elimination, Lift(P, none[0], A, none[1], none[2]))
+
+    def parts(self, vectors: Sequence[Array]) -> Reduced:
+        """The blocks, and the values of the reduced program as they are before the substitution."""
+        P, A, q, b, r = self._Pyy(vectors), self._Ay(vectors), self._qy(vectors), self._bo(vectors), self._r(vectors)
+        return Reduced(P, q, A, b, r[..., 0], self._blocks(vectors, all=True))
+
+    def matrix_parts(self, vectors: Sequence[Array]) -> tuple[Array, Array, Blocks]:
+        """P and A of `parts` alone, and their blocks."""
+        return self._Pyy(vectors), self._Ay(vectors), self._blocks(vectors, all=False)
+
     def reduce(self, vectors: Sequence[Array]) -> Reduced:
         """Input vectors to the values of the reduced program."""
         xp = namespace(*vectors)
-        P, A, q, b, r = self._Pyy(vectors), self._Ay(vectors), self._qy(vectors), self._bo(vectors), self._r(vectors)
-        r = r[..., 0]
-        k = self._blocks(vectors, all=True)
+        P, q, A, b, r, k = self.parts(vectors)
         P, A = self._reduced_matrices(P, A, k)
         if k.M is not None and k.qt is not None:
             q = q - _times(xp.matrix_transpose(k.M), k.qt)
@@ -92,8 +110,8 @@ class ArrayElimination:
 
     def matrices(self, vectors: Sequence[Array]) -> tuple[Array, Array, Blocks]:
         """P and A of the reduced program alone, and the blocks."""
-        k = self._blocks(vectors, all=False)
-        return *self._reduced_matrices(self._Pyy(vectors), self._Ay(vectors), k), k
+        P, A, k = self.matrix_parts(vectors)
+        return *self._reduced_matrices(P, A, k), k
 
     def _blocks(self, vectors: Sequence[Array], all: bool) -> Blocks:
         if not self.size[0]:

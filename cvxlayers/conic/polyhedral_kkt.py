@@ -33,8 +33,7 @@ class PolyhedralKKT:
         self._failed = np.zeros(B, bool)
         self._factored = False
         self._others: DenseKKT | None = None
-        work = n * n * (n / 3.0 + 2.0 * most) + n * most * most
-        self._grain = max(1, int(_WORTH_A_THREAD / (work + 1.0)))
+        self._grain = grain(n, most)
 
     @staticmethod
     def fits(spectrum: Spectrum) -> bool:
@@ -77,6 +76,12 @@ class PolyhedralKKT:
             wx[:, at], wz[:, at], residual[at], kernels = self._others.solve(gx3[:, at], gz3[:, at])
             null = {int(at[i]): kernel for i, kernel in kernels.items()}
         return wx.reshape(gx.shape), wz.reshape(gz.shape), residual, null
+
+
+def grain(n: int, most: int) -> int:
+    """The elements of a piece, of n variables and so many active rows: the largest batch that is not worth threads."""
+    work = n * n * (n / 3.0 + 2.0 * most) + n * most * most
+    return max(1, int(_WORTH_A_THREAD / (work + 1.0)))
 
 
 def plain(array: np.ndarray) -> np.ndarray:

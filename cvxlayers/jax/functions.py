@@ -1,4 +1,4 @@
-"""The conic solve as a JAX function, on the host by two callbacks or in JAX itself, and the rule that ties it together.
+"""The conic solve as a JAX function, by callbacks, kernels or JAX itself, and the rule that ties it together.
 
 `conic` maps parameters to the conic solution; its derivative is one linear system, written with
 ``jax.lax.custom_linear_solve``, so that JAX can transpose it and differentiate it again.
@@ -19,15 +19,14 @@ import numpy as np
 from jax.core import Tracer
 
 from cvxlayers.array_map import ArrayMap
+from cvxlayers.kernel_map import KernelMap
 from cvxlayers.layer import Layer, failure
 from cvxlayers.status import Status
 
 # JAX 0.4.34 named the ways to vmap a callback; a callback that broadcasts its inputs itself works with both spellings.
-_VMAP: dict[str, Any] = (
-    {"vmap_method": "expand_dims"}
-    if "vmap_method" in inspect.signature(jax.pure_callback).parameters
-    else {"vectorized": True}
-)
+# It also made float0 the type of what a rule says of the tangents of integers, which were integers before.
+_RECENT = "vmap_method" in inspect.signature(jax.pure_callback).parameters
+_VMAP: dict[str, Any] = {"vmap_method": "expand_dims"} if _RECENT else {"vectorized": True}
 
 
 def work_dtype():
@@ -37,28 +36,28 @@ def work_dtype():
 
 @dataclass(frozen=True)
 class Host:
-    """The route through host callbacks, to any solver; the other route is an ArrayMap, which stays in JAX."""
+    """The route through host callbacks, to any solver; the other routes stay inside the compiled program."""
 
     settings: tuple
     warm_start: bool
 
 
-Route = Host | ArrayMap
+Route = Host | ArrayMap | KernelMap
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1, 2))
 def conic(core: Layer, route: Route, ndim: int, values: tuple[jax.Array, ...]):
     """Parameters with all batch dimensions to (x, z, s, status, residuals, iterations); zeros where it failed."""
-    if isinstance(route, ArrayMap):
-        out = compiled(core, _solve, route)(ndim, values)
-    else:
+    if isinstance(route, Host):
         out = _solve_on_host(core, route, ndim, values)
+    else:
+        out = compiled(core, _solve, route)(ndim, values)
     if core.on_failure == "raise" and not isinstance(out[3], Tracer) and (out[3] > Status.INACCURATE).any():
         raise failure(np.asarray(out[3]))
     return out
 
 
-def _solve(core: Layer, route: ArrayMap, ndim: int, values: tuple[jax.Array, ...]):
+def _solve(core: Layer, route: ArrayMap | KernelMap, ndim: int, values: tuple[jax.Array, ...]):
     batch = np.broadcast_shapes(*(v.shape[:ndim] for v in values))
     point = route.solve(values, batch)
     return point.x, point.z, point.s, point.status, point.residuals, point.iterations
@@ -89,7 +88,7 @@ def _conic_jvp(core: Layer, route: Route, ndim: int, primals, tangents):
     (values,), (dvalues,) = primals, tangents
     out = conic(core, route, ndim, values)
     dx, dz, ds = compiled(core, _tangents, route)(ndim, values, dvalues, *out[:4])
-    none = [np.zeros(v.shape, jax.dtypes.float0) for v in (out[3], out[5])]
+    none = [np.zeros(v.shape, jax.dtypes.float0 if _RECENT else v.dtype) for v in (out[3], out[5])]
     return out, (dx, dz, ds, none[0], jnp.zeros_like(out[4]), none[1])
 
 
@@ -131,7 +130,7 @@ def linear_solve(core: Layer, route: Route, P, A, z, s, gx, gz) -> tuple[jax.Arr
 
     def solve(gx, gz):
         P0, A0, z0, s0 = (jax.lax.stop_gradient(v) for v in (P, A, z, s))
-        if isinstance(route, ArrayMap):
+        if not isinstance(route, Host):
             return route.linear_solve(P0, A0, z0, s0, gx, gz)
         shapes = (jax.ShapeDtypeStruct(gx.shape, gx.dtype), jax.ShapeDtypeStruct(gz.shape, gz.dtype))
         return jax.pure_callback(host, shapes, P0, A0, z0, s0, gx, gz, **_VMAP)

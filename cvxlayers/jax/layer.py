@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from cvxlayers.array_map import ArrayMap
 from cvxlayers.canonical.form import Parameter
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import ShapeError
+from cvxlayers.jax import kernels
 from cvxlayers.jax.functions import Host, compiled, conic, recover, work_dtype
+from cvxlayers.kernel_map import KernelMap
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
 from cvxlayers.solution_map import Point
@@ -108,6 +109,8 @@ class CvxpyLayer:
         ndim = len(core.batch_shape([a.shape for a in arrays]))
         wide = tuple(_padded(a, len(p.shape), ndim) for a, p in zip(arrays, core.form.parameters, strict=True))
         route = core.array_map(jax.default_backend() != "cpu", asked=True, solver_args=solver_args)
+        if route is None and not warm_start and any(isinstance(a, Tracer) for a in arrays):
+            route = _kernels(core, solver_args)  # in eager code they would be compiled for each shape
         if route is None:
             core.map_for(solver_args)  # refuses wrong settings here rather than in the callback
             route = Host(tuple(sorted((solver_args or {}).items())), warm_start)
@@ -116,7 +119,7 @@ class CvxpyLayer:
         failed = status > 1
         outputs = tuple(_masked(o, failed, dtype) for o in outputs)
         certify = None
-        if not isinstance(status, Tracer) and isinstance(route, ArrayMap):
+        if not isinstance(status, Tracer) and not isinstance(route, Host):
             certify = partial(_certify_at, core, (x, z, s), status, iterations, arrays)
         elif core.recent is not None and not isinstance(status, Tracer):
             certify = partial(_certify, core, core.recent, status.shape, arrays)
@@ -133,12 +136,18 @@ class CvxpyLayer:
     def plan(self):
         """Which solver was chosen and why, and why not the others; prints as a table.
 
-        On an accelerator it also says in which form the native solver runs there, for inputs in float64.
+        On an accelerator it also says in which form the native solver runs there, for inputs in float64; on the CPU,
+        how a program that JAX compiles reaches the solver.
         """
-        accelerator = jax.default_backend() != "cpu"
-        plan = self.core.plan_for(accelerator)
-        map_ = self.core.array_map(True) if accelerator else None
-        return plan if map_ is None else plan.explained(map_.form_on(jax.local_devices()[0]))
+        core, accelerator = self.core, jax.default_backend() != "cpu"
+        plan = core.plan_for(accelerator)
+        map_ = core.array_map(True) if accelerator else None
+        if map_ is not None:
+            return plan.explained(map_.form_on(jax.local_devices()[0]))
+        if core.array_map(accelerator, asked=True) is not None or not core.form.parameters:
+            return plan
+        way = "called without Python" if _kernels(core) is not None else "by a callback to Python"
+        return plan.explained(f"under jit {way}")
 
     def tree_flatten(self):
         return (), self
@@ -149,6 +158,11 @@ class CvxpyLayer:
 
     def __repr__(self) -> str:
         return f"CvxpyLayer{self.core!r}"
+
+
+def _kernels(core: Layer, solver_args: Mapping[str, Any] | None = None) -> KernelMap | None:
+    """The solution map by compiled kernels, on the CPU and where XLA can call them."""
+    return core.kernel_map(kernels, solver_args) if jax.default_backend() == "cpu" and kernels.available() else None
 
 
 def _certify(core: Layer, point: Point, batch_shape: tuple[int, ...], arrays: Sequence[jax.Array]) -> Certificate:

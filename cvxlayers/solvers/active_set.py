@@ -35,6 +35,10 @@ class ActiveSet(Solver):
     package = "numba"
     capabilities = Capabilities(LINEAR, layout="dense", warm_start=True, shares=True)
 
+    @property
+    def kernel(self) -> ActiveSet:
+        return self
+
     def _prepare(self, program: ConeProgram) -> Prepared:
         return _Prepared(self, program)
 

@@ -159,10 +159,7 @@ _FIRST: dict[str, dict[str, Any]] = {"OSQP": {"max_iter": 4000}}
 
 # Measured for one to eight variables at batches of 1, 8 and 32 (benchmarks/small_programs.py).
 _ACTIVE_SETS = ("ACTIVE_SET", "DAQP")
-_WHY_NOT_SMALL = (
-    "; measured slower on small quadratic programs, but in jitted JAX on batches of up to 8: faster calls there, after "
-    "seconds of compilation"
-)
+_WHY_NOT_SMALL = "; measured slower on small quadratic programs"
 
 _WHY_NOT = {
     "ACTIVE_SET": "an active-set method, for small or dense quadratic programs with a positive diagonal in P",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
+from cvxlayers.solvers.active_set import ActiveSet
 from cvxlayers.solvers.settings import solver_setting
 from cvxlayers.solvers.solver import Prepared, Solver
 from cvxlayers.status import Status
@@ -36,6 +37,10 @@ class Fallback(Solver):
 
     def __repr__(self) -> str:
         return f"Fallback(first={self.first!r}, second={self.second!r})"
+
+    @property
+    def kernel(self) -> ActiveSet | None:
+        return self.first.kernel
 
     def _prepare(self, program: ConeProgram) -> Prepared:
         return _Prepared(self, program)

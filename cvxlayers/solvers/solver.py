@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite,
 from cvxlayers.solvers.settings import did_you_mean, flag, optional_count, positive
 from cvxlayers.solvers.trivial import solve_trivial
 from cvxlayers.status import Status
+
+if TYPE_CHECKING:
+    from cvxlayers.solvers.active_set import ActiveSet
 
 LINEAR: frozenset[type[Cone]] = frozenset({Zero, Nonnegative})
 ALL: frozenset[type[Cone]] = LINEAR | {SecondOrder, PositiveSemidefinite, Exponential, Power}
@@ -92,6 +95,11 @@ class Solver(ABC):
             object.__setattr__(
                 self, f.name, f.metadata["rule"].check(type(self).__name__, f.name, getattr(self, f.name))
             )
+
+    @property
+    def kernel(self) -> ActiveSet | None:
+        """The active-set method that does most of the work, where compiled code may call its kernel without Python."""
+        return None
 
     @classmethod
     def is_available(cls) -> bool:
@@ -189,11 +197,18 @@ class Prepared(ABC):
             taken = elements.tolist()
             return lambda start, stop: solve(taken[start:stop])
 
-        grain = size if threads == 1 or size == 1 else math.ceil(_WORTH_A_THREAD / self._seconds(data))
-        if 2 * grain > size:
+        if threads == 1 or size == 1 or size <= self.alone(data):
             worker()(0, size)
         else:
-            run(worker, size, available_cpus() if threads is None else threads, grain)
+            run(worker, size, available_cpus() if threads is None else threads, self._grain(data))
+
+    def alone(self, data) -> int:
+        """The largest batch that one thread solves by itself."""
+        return 2 * self._grain(data) - 1
+
+    def _grain(self, data) -> int:
+        """The least elements worth a thread."""
+        return math.ceil(_WORTH_A_THREAD / self._seconds(data))
 
     @abstractmethod
     def _worker(self, data, warm: ConicSolution | None, out: ConicSolution) -> Callable[[Sequence[int]], None]:

@@ -25,7 +25,7 @@ def test_small_quadratic_programs_get_the_active_set_method():
     assert isinstance(plan.solver, Fallback)
     assert plan.solver.first == ActiveSet()
     assert plan.requested is None
-    assert "in jitted JAX" in str(plan) and "measured slower" in str(plan)  # of the native solver
+    assert "measured slower" in str(plan)  # of the native solver
     assert choose(dense_program((Nonnegative(200),), 5)).solver.first == DAQP()  # many more rows than variables
 
 

@@ -81,6 +81,13 @@ def fits(cone: Product, n: int, m: int, device: Any, program: ConeProgram | None
     return available(device) and launch.shared_bytes <= shared_memory(device)
 
 
+def in_parts(cone: Product, n: int, m: int) -> bool:
+    """Whether `solve` stops where it needs a factor; see `large`."""
+    rows = layout(cone)
+    launch = rows and solve_launch(rows, n, m)
+    return bool(launch and launch.large)
+
+
 def sparse(program: ConeProgram | None, devices: Sequence[Any]) -> Sparsity | None:
     """The patterns of a program, where the kernels are faster with them, and fit on these devices."""
     if program is None or not all(available(device) for device in devices):
@@ -90,13 +97,6 @@ def sparse(program: ConeProgram | None, devices: Sequence[Any]) -> Sparsity | No
         return None
     used = max(found.solve_launch.shared_bytes, found.linear_launch.shared_bytes)
     return found if all(used <= shared_memory(device) for device in devices) else None
-
-
-def in_parts(cone: Product, n: int, m: int) -> bool:
-    """Whether `solve` stops where it needs a factor; see `large`."""
-    rows = layout(cone)
-    launch = rows and solve_launch(rows, n, m)
-    return bool(launch and launch.large)
 
 
 def solve(
