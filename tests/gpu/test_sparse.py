@@ -67,18 +67,18 @@ def test_solves(made):
 
 @pytest.mark.parametrize("made", LARGER, indirect=True)
 def test_derivative(made):
+    """At solutions after Newton's method: elsewhere z and s are no projections, and define it to a few digits only."""
     P, q, A, b = on_gpu(made)
     out = cuda.solve(made.cone, P, q, A, b, Native(), known(made))
-    # At a point that is no solution yet, the two take curved cones for smooth in different ways.
-    values = (v.cpu().numpy() for v in (out.x, out.z, out.s, out.residuals))
-    _, z, s, _ = (torch.from_numpy(v).cuda() for v in polish(made.cone, *made.arrays, *values))
+    point = polish(made.cone, *made.arrays, *(v.cpu().numpy() for v in (out.x, out.z, out.s, out.residuals)))
+    z, s = (torch.from_numpy(v).cuda() for v in point[1:3])
     generator = torch.Generator().manual_seed(0)
-    gx, gz = (torch.randn((2, *v.shape), dtype=q.dtype, generator=generator).cuda() for v in (out.x, out.z))
+    gx, gz = (torch.randn((2, *v.shape), dtype=q.dtype, generator=generator).cuda() for v in (out.x, z))
     wx, wz, residual = cuda.linear_solve(made.cone, P, A, z, s, gx, gz, known(made))
     assert residual.max() <= 1e-9
     wanted_x, wanted_z, _ = array_kkt.linear_solve(made.cone, P, A, z, s, gx, gz, 0.0)
-    torch.testing.assert_close(wx, wanted_x, rtol=1e-8, atol=1e-8 * float(wanted_x.abs().max()))
-    torch.testing.assert_close(wz, wanted_z, rtol=1e-8, atol=1e-8 * float(wanted_z.abs().max()))
+    torch.testing.assert_close(wx, wanted_x, rtol=1e-7, atol=1e-7 * float(wanted_x.abs().max()))
+    torch.testing.assert_close(wz, wanted_z, rtol=1e-7, atol=1e-7 * float(wanted_z.abs().max()))
 
 
 @pytest.mark.parametrize("made", ["control", "curved"], indirect=True)
