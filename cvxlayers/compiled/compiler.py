@@ -11,6 +11,9 @@ from typing import Any
 
 Function = Callable[..., Any]
 
+# Nobody takes a kernel for a C function, and the way in for one takes as long to compile as a short function.
+_OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
+
 
 def is_available() -> bool:
     """Whether Numba is installed."""
@@ -32,7 +35,7 @@ def kernel(signature: str) -> Callable[[Function], Function]:
         # Numba's cache goes by the name of the function and the age of its file; `inner` functions of other files
         # count too, so their text becomes part of the name.
         function.__qualname__ = f"{function.__qualname__}_{_text()}"
-        options = {"nogil": True, "error_model": "numpy"}
+        options = {"nogil": True, **_OPTIONS}
         try:
             return njit(signature, cache=True, **options)(function)
         except RuntimeError:  # no folder to keep it in
@@ -122,7 +125,7 @@ def inner(function: Function) -> Function:
         return function
     from numba import njit
 
-    return njit(forceinline=True, error_model="numpy", **_lent())(function)
+    return njit(forceinline=True, **_OPTIONS, **_lent())(function)
 
 
 def lent(function: Function) -> Function:
@@ -131,7 +134,7 @@ def lent(function: Function) -> Function:
         return function
     from numba import njit
 
-    return njit(error_model="numpy", **_lent())(function)
+    return njit(**_OPTIONS, **_lent())(function)
 
 
 def apart(function: Function) -> Function:
@@ -140,7 +143,7 @@ def apart(function: Function) -> Function:
         return function
     from numba import njit
 
-    return njit(error_model="numpy")(function)
+    return njit(**_OPTIONS)(function)
 
 
 @lru_cache(maxsize=1)
