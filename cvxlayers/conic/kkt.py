@@ -121,7 +121,18 @@ def _distinct(program: ConeProgram, z: np.ndarray, s: np.ndarray) -> np.ndarray:
     return margin
 
 
-class DenseKKT:
+class AtSpectrum:
+    """A system that holds the spectrum it was made from."""
+
+    spectrum: Spectrum
+
+    @property
+    def margin(self) -> np.ndarray:
+        """Strict complementarity (B,), as `Certificate` has it."""
+        return self.spectrum.margin
+
+
+class DenseKKT(AtSpectrum):
     """The system of a batch of small dense programs, by one symmetric indefinite factorization per element.
 
     Each has as many rows as its own D has eigenvalues that are not zero: neighbours do not change its rounding errors.
@@ -165,11 +176,6 @@ class DenseKKT:
             self.size[i] = np.abs(own).max(initial=0.0)
             # sytrf reads the upper triangle of the Fortran view, which is the lower triangle filled above
             self.factors[i] = _sytrf(own.T, lwork=work, overwrite_a=True)[:2]
-
-    @property
-    def margin(self) -> np.ndarray:
-        """Strict complementarity (B,), as `Certificate` has it."""
-        return self.spectrum.margin
 
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """K [w_x; w_z] = [g_x; g_z] for (*, B, n) and (*, B, m), the leading axes being several right-hand sides.
