@@ -95,6 +95,14 @@ def _refine(M, C, K, rx, rz, x, z, dx, dz, accuracy):
     return error
 
 
+@lent
+def _solution(M, C, K, rx, rz, x, z, dx, dz, accuracy):
+    """x and z become the solution for (rx, rz), refined unless ``accuracy`` is infinite."""
+    direct(M, C, K, rx, rz, x, z)
+    if accuracy < np.inf:
+        _refine(M, C, K, rx, rz, x, z, dx, dz, accuracy)
+
+
 @inner
 def _step(C, s, z, ds, dz, tau, dtau, kappa, dkappa, fraction):
     """The step that keeps everything inside: ``fraction`` of the way to the boundary, at most one."""
@@ -189,18 +197,15 @@ def solve(
             for i in range(n):
                 rx[i] = -M.q[i]
             if P.shape[1]:
-                direct(M, C, K, rx, M.b, x, z)
-                _refine(M, C, K, rx, M.b, x, z, wx, wz, _ENOUGH)
+                _solution(M, C, K, rx, M.b, x, z, wx, wz, _ENOUGH)
                 for i in range(m):
                     s[i] = -z[i]
             else:
                 gx[:], gz[:] = 0.0, 0.0
-                direct(M, C, K, gx, M.b, x, s)
-                _refine(M, C, K, gx, M.b, x, s, wx, wz, _ENOUGH)
+                _solution(M, C, K, gx, M.b, x, s, wx, wz, _ENOUGH)
                 for i in range(m):
                     s[i] = -s[i]
-                direct(M, C, K, rx, gz, dx, z)
-                _refine(M, C, K, rx, gz, dx, z, wx, wz, _ENOUGH)
+                _solution(M, C, K, rx, gz, dx, z, wx, wz, _ENOUGH)
             inside(C, s)
             inside(C, z)
             for c in range(kind.size):
@@ -256,17 +261,14 @@ def solve(
             factor_system(M, C, K)
             for i in range(n):
                 gx[i] = -M.q[i]
-            direct(M, C, K, gx, M.b, x2, z2)
-            if worst < _LATE:
-                _refine(M, C, K, gx, M.b, x2, z2, wx, wz, _ROUGH)
+            accuracy = _ROUGH if worst < _LATE else np.inf
+            _solution(M, C, K, gx, M.b, x2, z2, wx, wz, accuracy)
             # The predictor: right-hand side (-rx, s - rz).
             for i in range(n):
                 gx[i] = -rx[i]
             for i in range(m):
                 gz[i] = s[i] - rz[i]
-            direct(M, C, K, gx, gz, x1, z1)
-            if worst < _LATE:
-                _refine(M, C, K, gx, gz, x1, z1, wx, wz, _ROUGH)
+            _solution(M, C, K, gx, gz, x1, z1, wx, wz, accuracy)
             # With xi = x/tau, the coefficient of dtau is kappa/tau + xi'P xi - 2 xi'P x2 - q'x2 - b'z2.
             bottom = kappa / tau + xPx / (tau * tau) - 2.0 * dot(Px, x2) / tau - dot(M.q, x2) - dot(M.b, z2)
             dtau = (rt - kappa + 2.0 * dot(Px, x1) / tau + dot(M.q, x1) + dot(M.b, z1)) / bottom
@@ -286,7 +288,7 @@ def solve(
             for i in range(m):
                 gz[i] = rs[i] - (1.0 - sigma) * rz[i]
             rk = kappa * tau + dkappa * dtau - sigma * mu
-            direct(M, C, K, gx, gz, x1, z1)
+            _solution(M, C, K, gx, gz, x1, z1, wx, wz, np.inf)
             dtau = (1.0 - sigma) * rt - rk / tau + 2.0 * dot(Px, x1) / tau + dot(M.q, x1) + dot(M.b, z1)
             dtau /= bottom
             for i in range(n):
