@@ -98,6 +98,25 @@ def test_eigenvalues_of_very_different_size(small):
     np.testing.assert_allclose(wz, expected_z, atol=1e-6 * np.abs(expected_z).max())
 
 
+@pytest.mark.parametrize("least", [0.1, 0.02])
+def test_semidefinite_cones_of_common_spread_stay_in_the_kernel(least):
+    """The scaling is chosen so that its matrix can be factored."""
+    cones = (Zero(2), PositiveSemidefinite(10))
+    rng = np.random.default_rng(5)
+    Q = np.linalg.qr(rng.standard_normal((8, 10, 10)))[0]
+    values = np.array([-1.0, -0.6, -0.2, -least, least, 0.1, 0.2, 0.5, 0.7, 1.0])
+    u = np.concatenate([rng.standard_normal((8, 2)), cones[1].vector((Q * values) @ Q.swapaxes(1, 2))], axis=1)
+    z, s = Product(cones).pair(u)
+    compiled, dense, program = systems(cones, z, s, n=40)
+    compiled._others = lambda at: pytest.fail(f"{at} went to the dense system")
+    gx, gz = rng.standard_normal((2, 8, program.n)), rng.standard_normal((2, 8, program.m))
+    wx, wz, residual, _ = compiled.solve(gx, gz)
+    expected_x, expected_z, *_ = dense.solve(gx, gz)
+    assert residual.max() < 1e-9
+    np.testing.assert_allclose(wx, expected_x, atol=1e-6 * np.abs(expected_x).max())
+    np.testing.assert_allclose(wz, expected_z, atol=1e-6 * np.abs(expected_z).max())
+
+
 @pytest.mark.parametrize("kind", CURVED)
 def test_an_element_of_the_dense_system_does_not_depend_on_its_neighbours(kind):
     """Each has its own number of rows, and its eigenvectors lie in memory as they do alone."""
