@@ -156,9 +156,10 @@ class Method:
         return Iterate(*(point[..., i:j] for i, j in zip(ends, ends[1:], strict=False)))
 
     def start(self, valid: Array) -> State:
-        """The central point; where all cones are symmetric, with s and z of the least-norm point moved into the cones.
+        """The least-norm point moved into the cones where all of them are symmetric, else the central point.
 
-        x of that point fits s and z no longer once these are moved: from x = 0, large programs take fewer rounds.
+        With linear cones alone x = 0: that of the least-norm point fits s and z no longer once these are moved, and large
+        programs take fewer rounds without it.
         """
         k, barrier = self.scaled, self.barrier
         xp = namespace(k.q)
@@ -172,6 +173,7 @@ class Method:
             # A singular system has a solution of the size of 1/regularization.
             good = norm(x1) + norm(z1) < FAR[self.precision] * (1.0 + norm(k.q) + norm(k.b))
             z = xp.where(good, z1, unit)
+            x = x if barrier.cone.linear else xp.where(good, x1, 0.0)
             s = self._inside(-z * self.cones, unit)
             z = self._inside(z, unit)
         point = Iterate(x, s, z, one, one).joined

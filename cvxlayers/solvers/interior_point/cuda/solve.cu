@@ -236,8 +236,9 @@ FUNCTION void shift_inside(real *v) {
     meet();
 }
 
-// The point to start from: x = 0, with s and z of the least-squares solution at H = I, which is factored, shifted into the
-// cones; or e, where a cone is not symmetric. (x of that solution fits s and z no longer once these are shifted.)
+// The point to start from: the least-squares solution at H = I, which is factored, shifted into the cones, with x = 0 where
+// all of them are linear (x of that solution fits s and z no longer once these are shifted); or e, where a cone is not
+// symmetric.
 FUNCTION void start() {
 #if THREES
     LOOP for (int i = thread(); i < m; i += THREADS) {
@@ -267,9 +268,9 @@ FUNCTION void start() {
     LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = bh()[i], g()[tall + i] = 0.0;
     meet();
     solve_kkt<2>();
-    // One right-hand side would do for a quadratic objective; for a linear one, s and z come from different ones.
+    // One right-hand side would do for a quadratic objective; for a linear one, x and z come from different ones.
     const real both = header().quadratic ? 1.0 : 0.0;
-    LOOP for (int j = thread(); j < size; j += THREADS) x()[j] = 0.0;
+    LOOP for (int j = thread(); j < size; j += THREADS) x()[j] = CURVED ? X()[j] + both * X()[size + j] : 0.0;
     LOOP for (int i = thread(); i < m; i += THREADS) {
         s()[i] = i < ZEROS ? 0.0 : -Z()[i] - both * Z()[tall + i];
         z()[i] = Z()[tall + i] + both * Z()[i];
