@@ -158,8 +158,8 @@ class Method:
     def start(self, valid: Array) -> State:
         """The least-norm point moved into the cones where all of them are symmetric, else the central point.
 
-        With linear cones alone x = 0: that of the least-norm point fits s and z no longer once these are moved, and large
-        programs take fewer rounds without it.
+        With linear cones alone x = 0: that of the least-norm point fits s and z no longer once these are moved, and
+        large programs take fewer rounds without it.
         """
         k, barrier = self.scaled, self.barrier
         xp = namespace(k.q)
