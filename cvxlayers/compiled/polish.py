@@ -44,9 +44,7 @@ def polish(M, C, K, x, z, s, u, rx, rz, Px, ATz, Ax, dx, dz, r, ratio, cost, ove
         if worst <= goal or worst > _GAIN * last:
             return worst
         last = worst
-        _, good = decompose(C, z, s, ratio)
-        if not good:
-            return np.inf
+        decompose(C, z, s, ratio)  # what cannot be factored accurately is tried: the residuals tell
         factor_system(M, C, K)
         for i in range(x.size):
             rx[i] = -rx[i]

@@ -171,8 +171,9 @@ def _semidefinite_elements(own, values):
         most_z, most_s = max(most_z, values[i]), max(most_s, -values[i])
     # H is 0 between eigenvectors of Z and infinite between those of S: at most (c/least)^2 there, and one over that.
     c = max(np.sqrt(_CURVED) * least, np.sqrt(most_z * most_s / _SPREAD))
-    if not c < _COARSE * least:
-        return False
+    good = c < _COARSE * least
+    if not good:  # B is still good enough for a step that is tried
+        c = np.sqrt(_CURVED) * max(least, 1e-300)
     for i in range(k):
         for j in range(k):
             a = max(values[i], 0.0) + max(values[j], 0.0)
@@ -184,7 +185,7 @@ def _semidefinite_elements(own, values):
         for i in range(k):
             for j in range(k):
                 B[i, j] += beta * Q[p, i] * Q[p, j]
-    return True
+    return good
 
 
 @lent

@@ -14,6 +14,7 @@ from cvxlayers.compiled.linear_algebra import jacobi_rotation
 
 _NOISE = 16.0 * 2.220446049250313e-16
 _STEPS = 60
+_LAST = 1e-11  # a Newton step this short leaves an error of rounding
 _TINY = 1e-45  # entries below this, relative to the largest, are nothing
 
 
@@ -65,12 +66,10 @@ def _margin(a, b):
 @lent
 def decompose(alpha, z, s, ratio, rho, store):
     """D, G with G'G = D (I - D + rho D)^-1 and T = (I - D + rho D)^-1 to store[0:27]; how clear-cut D is."""
-    _derivative(alpha, z, s, store)
-    A = (store[0], store[1], store[2], store[4], store[5], store[8])
     eigenvectors = store[9:18]
-    values = _eigen_three(A, eigenvectors)
+    values = _spectrum(alpha, z, s, eigenvectors)
     for i in range(9):
-        store[18 + i] = 0.0
+        store[i] = store[18 + i] = 0.0
     for k in range(3):
         lam = values[k]
         lam = 0.0 if lam < _NOISE else (1.0 if lam > 1.0 - _NOISE else lam)
@@ -78,7 +77,9 @@ def decompose(alpha, z, s, ratio, rho, store):
         root = math.sqrt(lam * inverse)
         for i in range(3):
             for j in range(3):
-                store[18 + 3 * i + j] += inverse * eigenvectors[3 * k + i] * eigenvectors[3 * k + j]
+                square = eigenvectors[3 * k + i] * eigenvectors[3 * k + j]
+                store[3 * i + j] += lam * square
+                store[18 + 3 * i + j] += inverse * square
         for i in range(3):
             eigenvectors[3 * k + i] *= root
     dual, primal = depths(alpha, z, s)
@@ -86,60 +87,18 @@ def decompose(alpha, z, s, ratio, rho, store):
 
 
 @inner
-def _eigen_three(A, V):
-    """Eigenvalues of the symmetric matrix with entries 11, 12, 13, 22, 23, 33, and rows of eigenvectors to V."""
-    a, b, c, d, e, f = A
+def _spectrum(alpha, z, s, V):
+    """Eigenvalues of D, and its eigenvectors to the rows of V.
+
+    As in `cvxlayers.sets.three_dimensional`, D = I - B + B z z'B/(z'B z) with B = I but for one direction: of rank two.
+    """
     for i in range(9):
         V[i] = 1.0 if i % 4 == 0 else 0.0
-    for _ in range(12):
-        if abs(b) + abs(c) + abs(e) <= 1e-300:
-            break
-        if b != 0.0:  # rows 0 and 1
-            t, cosine, sine = jacobi_rotation(a, d, b)
-            a, d, b = a - t * b, d + t * b, 0.0
-            c, e = cosine * c - sine * e, sine * c + cosine * e
-            _turn_rows(V[0:3], V[3:6], cosine, sine)
-        if c != 0.0:  # rows 0 and 2
-            t, cosine, sine = jacobi_rotation(a, f, c)
-            a, f, c = a - t * c, f + t * c, 0.0
-            b, e = cosine * b - sine * e, sine * b + cosine * e
-            _turn_rows(V[0:3], V[6:9], cosine, sine)
-        if e != 0.0:  # rows 1 and 2
-            t, cosine, sine = jacobi_rotation(d, f, e)
-            d, f, e = d - t * e, f + t * e, 0.0
-            b, c = cosine * b - sine * c, sine * b + cosine * c
-            _turn_rows(V[3:6], V[6:9], cosine, sine)
-    return a, d, f
-
-
-@inner
-def _turn_rows(v, w, cosine, sine):
-    for j in range(3):
-        a, b = v[j], w[j]
-        v[j] = cosine * a - sine * b
-        w[j] = sine * a + cosine * b
-
-
-@inner
-def _add_outer(D, weight, a0, a1, a2):
-    D[0] += weight * a0 * a0
-    D[1] += weight * a0 * a1
-    D[2] += weight * a0 * a2
-    D[4] += weight * a1 * a1
-    D[5] += weight * a1 * a2
-    D[8] += weight * a2 * a2
-
-
-@inner
-def _derivative(alpha, z, s, D):
-    """D[0:9] as in `cvxlayers.sets.three_dimensional`: I - B + B z z'B/(z'B z), B = I but for one direction."""
-    for i in range(9):
-        D[i] = 0.0
     u0, u1, u2 = z[0] - s[0], z[1] - s[1], z[2] - s[2]
     inside, outside = _dual_contains(alpha, u0, u1, u2), _contains(alpha, -u0, -u1, -u2, 1.0, 1.0)
     if inside or outside:
-        D[0] = D[4] = D[8] = (0.5 if outside else 1.0) if inside else 0.0
-        return
+        value = (0.5 if outside else 1.0) if inside else 0.0
+        return value, value, value
     x, y = s[0] if alpha < 0.0 else max(s[0], 0.0), max(s[1], 0.0)
     r = math.sqrt(x * x + y * y)
     if alpha < 0.0:
@@ -156,16 +115,27 @@ def _derivative(alpha, z, s, D):
         za, zb = cosine * z[0] - sine * z[1], product / r
     else:
         along, across, power = (y, z[0], 1.0 - alpha) if y > 0.0 else (x, z[1], alpha)
-        D[0], D[4] = 0.0 if x > 0.0 else 1.0, 0.0 if y > 0.0 else 1.0
-        D[8] = 1.0 if power < 0.5 else (0.0 if power > 0.5 else 2.0 * across / max(along + 2.0 * across, 1e-300))
-        return
+        last = 1.0 if power < 0.5 else (0.0 if power > 0.5 else 2.0 * across / max(along + 2.0 * across, 1e-300))
+        return 0.0 if x > 0.0 else 1.0, 0.0 if y > 0.0 else 1.0, last
     scale = 1.0 / max(abs(za) + abs(zb) + abs(z[2]), 1e-300)
     za, zb, zc = scale * za, scale * zb, scale * z[2]
-    total = beta * za * za + zb * zb + zc * zc
-    _add_outer(D, 1.0 - beta, cosine, -sine, 0.0)
-    if total > 0.0:
-        _add_outer(D, 1.0 / total, cosine * beta * za + sine * zb, cosine * zb - sine * beta * za, zc)
-    D[3], D[6], D[7] = D[1], D[2], D[5]
+    # B z = beta za v + c w with unit vectors v = (cosine, -sine, 0) and w orthogonal to it.
+    c = math.sqrt(zb * zb + zc * zc)
+    zb, zc = (zb / c, zc / c) if c > 0.0 else (1.0, 0.0)
+    V[0], V[1] = cosine, -sine
+    V[3], V[4], V[5] = sine * zb, cosine * zb, zc
+    V[6], V[7], V[8] = sine * zc, cosine * zc, -zb
+    total = beta * za * za + c * c
+    if not total > 0.0:
+        return 1.0 - beta, 0.0, 0.0
+    first, second, off = 1.0 - beta + beta * za * (beta * za / total), c * (c / total), beta * za * (c / total)
+    if off != 0.0:
+        t, cosine, sine = jacobi_rotation(first, second, off)
+        first, second = first - t * off, second + t * off
+        for j in range(3):
+            a, b = V[j], V[3 + j]
+            V[j], V[3 + j] = cosine * a - sine * b, sine * a + cosine * b
+    return first, second, 0.0
 
 
 @lent
@@ -240,10 +210,10 @@ def _newton(t, low, high, last, value, slope):
     low, high = (t, high) if value <= 0.0 else (low, high)
     low, high = (low, t) if value >= 0.0 else (low, high)
     size = abs(value)
-    step = -math.copysign(1.0, value) * math.log1p(size) * (1.0 + size) / slope
-    if value == 0.0 or abs(step) <= 4.5e-16 * abs(t):
-        return t, low, high, 0.0, True
+    step = -math.copysign(1.0, value) * math.log1p(size) * (1.0 + size) / slope if value != 0.0 else 0.0
     new = t + step
+    if abs(step) <= _LAST:
+        return new, low, high, 0.0, True
     if not (low <= new and new <= high and abs(step) <= 0.5 * last):
         new = 0.5 * (low + high)
     return new, low, high, abs(new - t), False
@@ -268,7 +238,9 @@ def _project_exponential(v0, v1, v2, z, s):
         t, low, high, last, done = _newton(t, low, high, last, value, slope)
         if done:
             break
-    _, _, y, theta, rho, height, gap = _exponential_point(best, v0, v1, v2)
+    value, _, y, theta, rho, height, gap = _exponential_point(t, v0, v1, v2)
+    if not abs(value) <= least:
+        _, _, y, theta, rho, height, gap = _exponential_point(best, v0, v1, v2)
     z[0], z[1], z[2] = -theta, y - v1 if v1 < 0.0 else theta * (rho - 1.0), gap
     s[0], s[1], s[2] = rho * y, y, height
 
@@ -304,6 +276,8 @@ def _project_power(alpha, v0, v1, v2, z, s):
         t, low, high, last, done = _newton(t, low, high, last, value, slope)
         if done:
             break
-    _, _, x, p, y, q, own, other = _power_point(alpha, best, v0, v1, size)
+    value, _, x, p, y, q, own, other = _power_point(alpha, t, v0, v1, size)
+    if not abs(value) <= least:
+        _, _, x, p, y, q, own, other = _power_point(alpha, best, v0, v1, size)
     z[0], z[1], z[2] = p, q, -v2 * other
     s[0], s[1], s[2] = x, y, v2 * own
