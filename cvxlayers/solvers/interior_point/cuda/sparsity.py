@@ -34,6 +34,7 @@ _MOST_TERMS = 4_000_000  # of one table: it has to stay in the GPU's cache
 # What a multiplication of dense matrices costs, by the kernels and by the plain method, and eight columns of a dense
 # factorization, in products of a sparse one.
 _DENSE, _PLAIN, _COLUMNS = 0.15, 1.0, 20_000.0
+_CLEARLY = 0.2  # of the dense cost where the dense kernels fit: these were measured more than the sparse ones
 
 
 class Sparsity:
@@ -76,7 +77,8 @@ class Sparsity:
         """Whether it is expected to be faster than the dense kernels, or the plain method where those do not fit."""
         if self.elimination.terms > _MOST_TERMS or not (self.solve_launch and self.linear_launch):
             return False
-        return self.elimination.cost < _dense_work(self.program.n, self.program.m)
+        share = _CLEARLY if self.program.n <= MOST_COLUMNS else 1.0
+        return self.elimination.cost < share * _dense_work(self.program.n, self.program.m)
 
     @cached_property
     def solve_launch(self) -> Launch | None:
