@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from cvxlayers.array import namespace
 from cvxlayers.array.scatter import Constant, Index, add_at, indices, take
 from cvxlayers.conic.affine import Lift
 from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.program import ConeProgram
+from cvxlayers.sets import Nonnegative
+from cvxlayers.sets.nonnegative import SNAP
 
 Array = Any
 
@@ -30,6 +33,8 @@ class Differential:
         self._P_rows, self._P_cols, self._A_rows, self._A_cols = (indices(v) for v in (P.rows, P.cols, A.rows, A.cols))
         self._off = indices(off) if len(off) else None
         self._off_rows, self._off_cols = indices(P.rows[off]), indices(P.cols[off])
+        linear = [np.full(block.size, isinstance(block, Nonnegative)) for block in program.cone.blocks]
+        self._linear = Constant(np.concatenate(linear) if linear else np.zeros(0, bool))
         self._half = Constant(np.where(P.rows == P.cols, 0.5, 1.0))
 
     def P_times(self, P: Array, v: Array) -> Array:
@@ -72,9 +77,14 @@ class Differential:
     def project(self, z: Array, s: Array, h: Array, mu: float) -> Array:
         """D h, of the projection at z - s or, for mu > 0, of its smoothing."""
         cone = self.program.cone
-        if mu:
-            z, s = cone.smooth(z, s, mu)
+        z, s = cone.smooth(z, s, mu) if mu else self._settled(z, s)
         return cone.derivative(z, s, h, mu)
+
+    def _settled(self, z: Array, s: Array) -> tuple[Array, Array]:
+        """Without the rest that a solver leaves in linear rows of which it is clear whether they are active."""
+        xp, some = namespace(z, s), self._linear.like(z)
+        active, inactive = some & (z > SNAP * s), some & (s > SNAP * z)
+        return xp.where(inactive, 0.0, z), xp.where(active, 0.0, s)
 
 
 def _times(values: Array, rows: Index, cols: Index, v: Array, size: int) -> Array:

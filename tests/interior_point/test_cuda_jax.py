@@ -251,6 +251,21 @@ def test_derivatives_of_a_layer(started):
     close(jnp.tensordot(backward, direction, values[0].ndim), numeric, 1e-5)
 
 
+def test_gradients_at_rows_that_are_nearly_active(started):
+    """What the kernel leaves of z in an inactive row is nothing to the derivative."""
+    import cvxpy as cp
+
+    from cvxlayers.jax import CvxpyLayer
+
+    x, p, h = cp.Variable(2), cp.Parameter(2), cp.Parameter(2)
+    made = CvxpyLayer(cp.Problem(cp.Minimize(0.5 * cp.sum_squares(x - p)), [x <= h]), [p, h], [x], solver="native")
+    for slack in (1e-1, 1e-2, 3e-3, 1e-3):
+        given = jnp.ones(2), jnp.array([1.0 + slack, 1.0 - slack])
+        backward = jax.jacrev(lambda *v: made(*v)[0], argnums=(0, 1))(*given)
+        close(backward, (np.diag([1.0, 0.0]), np.diag([0.0, 1.0])), 1e-9)
+    assert started
+
+
 def test_loops_and_threads(started):
     """Inside scan, and from several threads at once."""
     cone, P, q, A, b = program("linear", 4)
