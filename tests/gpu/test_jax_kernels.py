@@ -29,13 +29,9 @@ def gpu():
 
 
 def layer(**options):
-    """A quadratic program of the size that the kernels take: n = 10, m = 20."""
     from cvxlayers.jax import CvxpyLayer
 
-    x, Q, p = cp.Variable(10), cp.Parameter((10, 10)), cp.Parameter(10)
-    G, h = cp.Parameter((20, 10)), cp.Parameter(20)
-    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(Q @ x) + p @ x), [G @ x <= h])
-    return CvxpyLayer(problem, [Q, p, G, h], [x], **options)
+    return CvxpyLayer(*test_native_layers.problem(), **options)
 
 
 def values(batch: int):

@@ -23,14 +23,17 @@ def gpu():
         pytest.skip("no GPU")
 
 
-def layer(**options):
-    """A quadratic program of the size that the kernels take: n = 10, m = 20."""
-    from cvxlayers.torch import CvxpyLayer
-
+def problem():
+    """A quadratic program of the size that the kernels take, n = 10, m = 20; its parameters and its variable."""
     x, Q, p = cp.Variable(10), cp.Parameter((10, 10)), cp.Parameter(10)
     G, h = cp.Parameter((20, 10)), cp.Parameter(20)
-    problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(Q @ x) + p @ x), [G @ x <= h])
-    return CvxpyLayer(problem, [Q, p, G, h], [x], **options)
+    return cp.Problem(cp.Minimize(0.5 * cp.sum_squares(Q @ x) + p @ x), [G @ x <= h]), [Q, p, G, h], [x]
+
+
+def layer(**options):
+    from cvxlayers.torch import CvxpyLayer
+
+    return CvxpyLayer(*problem(), **options)
 
 
 def values(batch: int, device="cuda", dtype=None):
