@@ -23,8 +23,9 @@ _TRIES = 60
 class Cones(NamedTuple):
     """The cones (`cvxlayers.conic.structure` has the numbers) and the state of their scalings.
 
-    ``w`` (m) holds sqrt(s/z) or w, ``lam`` (m) the scaled point; ``store`` the rest, from store_at[c] on: eta; R', its
-    inverse and R R'; or what `three_dimensional.scaling` writes. ``room`` is for matrices.
+    ``w`` (m) holds sqrt(s/z) or w, and starts with -1 in a semidefinite cone that has H by elements; ``lam`` (m) the
+    scaled point; ``store`` the rest, from store_at[c] on: eta; R', its inverse and R R'; or what
+    `three_dimensional.scaling` writes. ``room`` is for matrices.
     """
 
     kind: np.ndarray
@@ -121,6 +122,7 @@ def scale(C, s, z):
             k, stop = C.order[c], first + size
             own, room = C.store[at : at + 3 * k * k].reshape((3, k, k)), C.room[: 3 * k * k].reshape((3, k, k))
             good = semidefinite.scaling(s[first:stop], z[first:stop], own, C.lam[first:stop], room) and good
+            C.w[first] = 1.0
         elif kind >= EXPONENTIAL:
             three_dimensional.scaling(
                 kind == EXPONENTIAL, C.alpha[c], s[first : first + 3], z[first : first + 3], C.store[at : at + 27]
@@ -169,8 +171,11 @@ def subtract_hessian(C, place, values):
                     p += 1
         elif kind == SEMIDEFINITE:
             k = C.order[c]
-            B = C.store[at + 2 * k * k : at + 3 * k * k].reshape((k, k))
-            p = _subtract_semidefinite(B, place, values, p)
+            own = C.store[at : at + 3 * k * k].reshape((3, k, k))
+            if C.w[first] < 0.0:
+                p = _subtract_elements(own, C.room[: 4 * k * k].reshape((4, k, k)), place, values, p)
+            else:
+                p = _subtract_semidefinite(own[2], place, values, p)
 
 
 @inner
@@ -219,6 +224,65 @@ def _subtract_semidefinite(B, place, values, p):
     return p
 
 
+@inner
+def _add_projection(X, weight, q):
+    """X += weight q q'."""
+    for i in range(q.size):
+        for j in range(q.size):
+            X[i, j] += weight * q[i] * q[j]
+
+
+@inner
+def _subtract_elements(own, room, place, values, p):
+    """As above the matrix of V -> Q'(h o Q V Q') Q, with the rows q of Q and the elements h in own[0] and own[2].
+
+    Between eigenvectors of Z, h is a number; between those of S, another; and between both h_ij = s_j/z_i. So the map
+    is V -> XVX + YVY + UVW + WVU, with X and Y multiples of projections, U = sum q_i q_i'/z_i, W = sum s_j q_j q_j'.
+    """
+    Q, D, h = own[0], own[1], own[2]
+    X, Y, U, W = room[0], room[1], room[2], room[3]
+    k = Q.shape[0]
+    a = b = -1  # an eigenvector of each kind
+    for q in range(k):
+        if D[q, q] == 1.0:
+            a = q
+        else:
+            b = q
+    X[:], Y[:], U[:], W[:] = 0.0, 0.0, 0.0, 0.0
+    for q in range(k):
+        _add_projection(X if D[q, q] == 1.0 else Y, np.sqrt(h[q, q]), Q[q])
+        if a >= 0 and b >= 0:
+            _add_projection(U if D[q, q] == 1.0 else W, h[q, b] / h[a, b] if D[q, q] == 1.0 else h[a, q], Q[q])
+    root = np.sqrt(2.0)
+    for col in range(k):
+        for row in range(col + 1):
+            own_weight = 1.0 if row == col else 1.0 / root
+            for j in range(col + 1):
+                for i in range((row if j == col else j) + 1):
+                    value = (
+                        X[row, i] * X[col, j] + Y[row, i] * Y[col, j] + U[row, i] * W[col, j] + W[row, i] * U[col, j]
+                    )
+                    if row != col:
+                        value += X[col, i] * X[row, j] + Y[col, i] * Y[row, j]
+                        value += U[col, i] * W[row, j] + W[col, i] * U[row, j]
+                    values[place[p]] -= (own_weight if i == j else own_weight * root) * value
+                    p += 1
+    return p
+
+
+@inner
+def times_elements(Q, h, v, out, X, Y):
+    """out = svec(Q'(h o Q V Q') Q) for v = svec(V); v may be out."""
+    semidefinite.unpack(v, X)
+    semidefinite.multiply(Q, X, Y)
+    semidefinite.multiply_transposed(Y, Q, X)
+    for i in range(Q.shape[0]):
+        for j in range(Q.shape[0]):
+            X[i, j] *= h[i, j]
+    semidefinite.pack(X, out)
+    semidefinite.congruence_transposed(Q, out, out, X, Y)
+
+
 @lent
 def times_hessian(C, v, out):
     """out = H v."""
@@ -235,13 +299,12 @@ def times_hessian(C, v, out):
             second_order.square_times(C.w[first:stop], C.store[at], v[first:stop], out[first:stop])
         elif kind == SEMIDEFINITE:
             k, stop = C.order[c], first + size
-            semidefinite.congruence(
-                C.store[at + 2 * k * k : at + 3 * k * k].reshape((k, k)),
-                v[first:stop],
-                out[first:stop],
-                C.room[: k * k].reshape((k, k)),
-                C.room[k * k : 2 * k * k].reshape((k, k)),
-            )
+            own = C.store[at : at + 3 * k * k].reshape((3, k, k))
+            X, Y = C.room[: k * k].reshape((k, k)), C.room[k * k : 2 * k * k].reshape((k, k))
+            if C.w[first] < 0.0:
+                times_elements(own[0], own[2], v[first:stop], out[first:stop], X, Y)
+            else:
+                semidefinite.congruence(own[2], v[first:stop], out[first:stop], X, Y)
         else:
             h = C.store[at : at + 9]
             for i in range(first, first + 3):

@@ -6,7 +6,8 @@ are 0 or 1 where z and s differ by a factor above 1e4, and z/(z + s) where they 
 D goes where the interior-point method has its scaling: with H = D^-1 - I + rho, the linear system of an iteration is
 that of the derivative. In ``lam`` are the eigenvalues of linear rows, and the axis of a second-order cone; in ``store``
 eta and the eigenvalues along (1, n), (1, -n) and across; the eigenvectors, the matrix of the elements of D and that of
-the scaling; or D, a matrix G with G'G = H^-1 and T = (I - D + rho D)^-1.
+the scaling or, where w starts with -1, of the elements of H; or D, a matrix G with G'G = H^-1 and
+T = (I - D + rho D)^-1.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from cvxlayers.compiled.cones import (
     SEMIDEFINITE,
     ZERO,
     Cones,
+    times_elements,
 )
 
 _SNAP = 1e4
 _RHO = 1e-7  # of rows and cones that are eliminated by hand
-_SPREAD = 3e6  # the square root of the condition number of H up to which a semidefinite cone can be factored
-_COARSE = 0.3
-_CURVED = 1e-6  # of second-order and semidefinite cones: the eigenvalues of H then span twelve orders of magnitude
+_ROUNDING = 1e-16
+_COARSE = 0.1  # H of a semidefinite cone is a product where its elements may be the square of this in place of zero
+_APART = 5e-6  # H between eigenvectors of Z where its elements are set one by one, one over that between those of S
+_RANGE = 1e14  # the condition number of such an H that can be factored
+_CURVED = 1e-6  # of second-order cones: the eigenvalues of H then span twelve orders of magnitude
 
 
 @inner
@@ -72,7 +76,7 @@ def decompose(C: Cones, z, s, ratio):
             margin, good = min(margin, own), good and held
         elif kind == SEMIDEFINITE:
             k = C.order[c]
-            own, held = _semidefinite(
+            own, held, C.w[first] = _semidefinite(
                 z[first:stop], s[first:stop], ratio[first],
                 C.store[at : at + 3 * k * k].reshape((3, k, k)), C.room[: 3 * k * k].reshape((3, k, k)),
                 C.room[3 * k * k : 3 * k * k + k],
@@ -141,7 +145,8 @@ def _semidefinite(z, s, ratio, own, room, values):
     """Eigenvectors of ratio Z - S, by rows, to own[0], the elements of D to own[1], B to own[2]; H is V -> B V B.
 
     For eigenvalues z_i > 0 and -s_j < 0 the element of H is s_j/z_i, the product of beta_i = c/z_i and beta_j = s_j/c
-    for any c; one that is small makes the other products small or large, as they should be.
+    for any c; one that is small makes the other products small or large, as they should be. Where there is no such c,
+    the elements of H are set one by one, and own[2] has them.
     """
     X, Z, S = room[0], room[1], room[2]
     k = X.shape[0]
@@ -157,35 +162,55 @@ def _semidefinite(z, s, ratio, own, room, values):
         element, clear = _element(a, b, ratio)
         margin, good = min(margin, clear), good and (element == 0.0 or element == 1.0)
         values[i] = a if element == 1.0 else -b
-    return margin, good and _semidefinite_elements(own, values)
+    held, form = _semidefinite_elements(own, values)
+    return margin, good and held, form
 
 
 @inner
 def _semidefinite_elements(own, values):
-    """Elements of D and B from the eigenvectors and eigenvalues, none of which may be zero."""
+    """Elements of D and B from the eigenvectors and eigenvalues, none of which may be zero.
+
+    Whether the system can be factored, and 1; or -1 if the eigenvalues are too far apart for B, and the elements of H
+    take its place.
+    """
     Q, D, B = own[0], own[1], own[2]
     k = values.size
-    least, most_z, most_s = np.inf, 0.0, 0.0
+    least, least_z, least_s, most_z, most_s = np.inf, np.inf, np.inf, 0.0, 0.0
     for i in range(k):
         least = min(least, abs(values[i]))
-        most_z, most_s = max(most_z, values[i]), max(most_s, -values[i])
-    # H is 0 between eigenvectors of Z and infinite between those of S: at most (c/least)^2 there, and one over that.
-    c = max(np.sqrt(_CURVED) * least, np.sqrt(most_z * most_s / _SPREAD))
-    good = c < _COARSE * least
-    if not good:  # B is still good enough for a step that is tried
-        c = np.sqrt(_CURVED) * max(least, 1e-300)
+        if values[i] > 0.0:
+            least_z, most_z = min(least_z, values[i]), max(most_z, values[i])
+        else:
+            least_s, most_s = min(least_s, -values[i]), max(most_s, -values[i])
     for i in range(k):
         for j in range(k):
             a = max(values[i], 0.0) + max(values[j], 0.0)
             b = max(-values[i], 0.0) + max(-values[j], 0.0)
             D[i, j] = a / (a + b)
             B[i, j] = 0.0
-    for p in range(k):
-        beta = c / values[p] if values[p] > 0.0 else -values[p] / c
-        for i in range(k):
-            for j in range(k):
-                B[i, j] += beta * Q[p, i] * Q[p, j]
-    return good
+    # H is 0 between eigenvectors of Z and infinite between those of S: at most t = (c/least)^2 there, or one over that.
+    # An error shrinks to its t-fold, but for rounding in the factor: eps times the condition number of H. c makes both
+    # equal.
+    c = least * (_ROUNDING * max(most_z * most_s / least**2, 1.0) ** 2) ** (1.0 / 6.0)
+    if c < _COARSE * least:
+        for p in range(k):
+            beta = c / values[p] if values[p] > 0.0 else -values[p] / c
+            for i in range(k):
+                for j in range(k):
+                    B[i, j] += beta * Q[p, i] * Q[p, j]
+        return True, 1.0
+    for i in range(k):
+        for j in range(k):
+            between = values[j] / values[i] if values[i] > 0.0 else values[i] / values[j]
+            B[i, j] = max(-between, 1e-300)
+            if D[i, j] == 1.0 and values[i] > 0.0 and values[j] > 0.0:
+                B[i, j] = _APART
+            elif values[i] <= 0.0 and values[j] <= 0.0:
+                B[i, j] = 1.0 / _APART
+    low, high = _APART, 1.0 / _APART
+    if most_z > 0.0 and most_s > 0.0:
+        low, high = min(low, least_s / most_z), max(high, most_s / least_z)
+    return high < _RANGE * low, -1.0
 
 
 @lent
@@ -210,14 +235,7 @@ def times_derivative(C: Cones, v, out):
             k = C.order[c]
             own = C.store[at : at + 2 * k * k].reshape((2, k, k))
             X, Y = C.room[: k * k].reshape((k, k)), C.room[k * k : 2 * k * k].reshape((k, k))
-            semidefinite.unpack(v[first:stop], X)
-            semidefinite.multiply(own[0], X, Y)
-            semidefinite.multiply_transposed(Y, own[0], X)
-            for i in range(k):
-                for j in range(k):
-                    X[i, j] *= own[1, i, j]
-            semidefinite.pack(X, out[first:stop])
-            semidefinite.congruence_transposed(own[0], out[first:stop], out[first:stop], X, Y)
+            times_elements(own[0], own[1], v[first:stop], out[first:stop], X, Y)
         else:
             _times_three(C.store[at : at + 9], v[first:stop], out[first:stop])
 

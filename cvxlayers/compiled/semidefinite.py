@@ -166,22 +166,24 @@ def eigen(X, Q):
     for i in range(k):
         for j in range(k):
             size = max(size, abs(X[i, j]))
-    for _ in range(30):
-        turned = False
+    for _ in range(_SWEEPS):
+        most = angle = 0.0
         for p in range(k - 1):
             for q in range(p + 1, k):
                 value = X[p, q]
                 if abs(value) <= 1e-17 * size:
                     continue
-                turned = turned or abs(value) > 1e-9 * size
                 _, cosine, sine = jacobi_rotation(X[p, p], X[q, q], value)
+                most, angle = max(most, abs(value)), max(angle, abs(sine))
                 _turn(X, p, q, cosine, sine)
                 _turn(Q, p, q, cosine, sine)
                 for i in range(k):
                     a, b = X[i, p], X[i, q]
                     X[i, p] = cosine * a - sine * b
                     X[i, q] = sine * a + cosine * b
-        if not turned:
+        if (
+            not most * angle > 1e-15 * size
+        ):  # what is left; at eigenvalues that are close together the angles stay large
             break
 
 

@@ -56,6 +56,22 @@ def test_pairs_are_projections():
         assert 0.0 <= least <= most <= 2.0 * np.linalg.norm(u)
 
 
+@pytest.mark.parametrize("order", [5, 8, 12])
+def test_repeated_eigenvalues(order):
+    """Between them rotations stay large, so that what is left shrinks slowly."""
+    block = PositiveSemidefinite(order)
+    C, rng = workspace(Structure(dense_program((block,), 3)).arrays)[1], np.random.default_rng(0)
+    z, s = np.zeros(block.size), np.zeros(block.size)
+    for k in range(200):
+        Q = np.linalg.qr(rng.standard_normal((order, order)))[0]
+        values = np.where(np.arange(order) < order // 2, 1.0, -1.0)
+        values += (0.0, 1e-10, 1e-6)[k % 3] * rng.standard_normal(order)
+        u = block.vector((Q * values) @ Q.T)
+        project(C, u, z, s)
+        for got, wanted in zip((z, s), block.pair(u), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=0.0, atol=1e-13)
+
+
 def test_kinks_are_seen():
     C, z, s = state(), np.zeros(CONE.size), np.zeros(CONE.size)
     u = CONE.project(np.random.default_rng(1).standard_normal(CONE.size)) + 0.1

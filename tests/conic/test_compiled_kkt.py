@@ -2,11 +2,14 @@
 
 import gc
 
+import cvxpy as cp
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("numba")
 
+import cvxlayers.torch
 from cvxlayers.conic.compiled_kkt import CompiledKKT
 from cvxlayers.conic.kkt import DenseKKT, spectrum
 from cvxlayers.conic.program import ConeData, DenseData
@@ -98,9 +101,9 @@ def test_eigenvalues_of_very_different_size(small):
     np.testing.assert_allclose(wz, expected_z, atol=1e-6 * np.abs(expected_z).max())
 
 
-@pytest.mark.parametrize("least", [0.1, 0.02])
+@pytest.mark.parametrize("least", [0.1, 0.02, 1e-3, 1e-5])
 def test_semidefinite_cones_of_common_spread_stay_in_the_kernel(least):
-    """The scaling is chosen so that its matrix can be factored."""
+    """The scaling is chosen so that its matrix can be factored; far apart, its elements are set one by one."""
     cones = (Zero(2), PositiveSemidefinite(10))
     rng = np.random.default_rng(5)
     Q = np.linalg.qr(rng.standard_normal((8, 10, 10)))[0]
@@ -161,3 +164,82 @@ def test_structures_do_not_outlive_their_programs():
     del program
     gc.collect()
     assert len(Structure._known) < known
+
+
+def pencil(k: int, rank: int, values: np.ndarray, seed: int):
+    """C, A (p, k, k) and b, for which X of this rank and Z with these eigenvalues solve min tr(CX), tr(A_i X) = b_i."""
+    rng = np.random.default_rng(seed)
+    Q = np.linalg.qr(rng.standard_normal((k, k)))[0]
+    X, Z = ((Q[:, own] * values[own]) @ Q[:, own].T for own in (slice(0, rank), slice(rank, k)))
+    # nondegenerate: between the dimension of the face of X and that of the tangent space at X
+    p = (rank * (rank + 1) // 2 + k * (k + 1) // 2 - (k - rank) * (k - rank + 1) // 2) // 2
+    A, y = rng.standard_normal((p, k, k)), rng.standard_normal(p)
+    A = A + A.swapaxes(1, 2)
+    return Z + np.tensordot(y, A, 1), A, np.tensordot(A, X, 2), X, Z, y
+
+
+def primal(k: int, p: int):
+    X, C, b = cp.Variable((k, k), symmetric=True), cp.Parameter((k, k), symmetric=True), cp.Parameter(p)
+    A, cone = cp.Parameter((p, k * k)), X >> 0
+    problem = cp.Problem(cp.Minimize(cp.trace(C @ X)), [cone, A @ cp.vec(X, order="C") == b])
+    return problem, [C, A, b], [X, *cone.dual_variables]
+
+
+def dual(k: int, p: int):
+    y, C, b = cp.Variable(p), cp.Parameter((k, k), symmetric=True), cp.Parameter(p)
+    A = cp.Parameter((p, k * k))
+    cone = C - cp.reshape(A.T @ y, (k, k), order="C") >> 0
+    return cp.Problem(cp.Minimize(-b @ y), [cone]), [C, A, b], [*cone.dual_variables, cone]
+
+
+@pytest.mark.parametrize("form", [primal, dual])
+@pytest.mark.parametrize(
+    ("k", "rank", "spread"), [(2, 1, 1.0), (3, 2, 300.0), (5, 1, 1.0), (5, 2, 30.0), (8, 4, 1.0), (12, 11, 10.0)]
+)
+def test_semidefinite_layers_have_the_derivative_of_differences(form, k, rank, spread):
+    """Also at repeated eigenvalues, which Jacobi's method is slow to separate."""
+    values = spread ** -np.random.default_rng(k).uniform(0.0, 1.0, k)
+    C, A, b, *pair, _ = pencil(k, rank, values, 1)
+    layer = cvxlayers.torch.CvxpyLayer(*form(k, len(b)), solver="native", solver_args={"tol": 1e-12})
+    given = [torch.tensor(v, requires_grad=True) for v in (C, A.reshape(len(b), -1), b)]
+    outputs = layer(*given)
+    for got, wanted in zip(outputs, pair, strict=True):
+        np.testing.assert_allclose(got.detach(), wanted, atol=1e-10)
+    torch.manual_seed(0)
+    weights, directions = ([torch.randn_like(v) for v in many] for many in (outputs, given))
+    directions[0] = directions[0] + directions[0].T
+    directions[1] = directions[1].reshape(-1, k, k) + directions[1].reshape(-1, k, k).mT
+    directions[1] = directions[1].reshape(len(b), -1)
+    step = 1e-5 / spread
+    with torch.no_grad():
+        ahead, behind = (layer(*(v + t * d for v, d in zip(given, directions, strict=True))) for t in (step, -step))
+    for i, weight in enumerate(weights):
+        grads = torch.autograd.grad((weight * outputs[i]).sum(), given, retain_graph=True)
+        got = sum((g * d).sum() for g, d in zip(grads, directions, strict=True))
+        change = (ahead[i] - behind[i]) / (2 * step)
+        assert abs(got - (weight * change).sum()) < 1e-4 * weight.norm() * change.norm()
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_hermitian_layers_beside_other_cones_have_the_derivative_of_differences(seed):
+    """The dual variable is not unique, so that x is known to 1e-7 only: large steps, extrapolated."""
+    X, H, t = cp.Variable((3, 3), hermitian=True), cp.Parameter((3, 3), hermitian=True), cp.Variable(2)
+    cone = X >> 0
+    others = [cp.real(cp.trace(X)) == 1 + t[0], t >= 0, cp.norm(t) <= 0.5, cp.real(X[0, 0]) <= 0.6]
+    objective = cp.real(cp.trace(H @ X)) + cp.sum_squares(t - 0.3)
+    layer = cvxlayers.torch.CvxpyLayer(
+        cp.Problem(cp.Minimize(objective), [cone, *others]), [H], [X, t], solver="native", solver_args={"tol": 1e-12}
+    )
+    torch.manual_seed(seed)
+    value, direction = (v + v.mH for v in torch.randn(2, 3, 3, dtype=torch.complex128))
+    value.requires_grad_()
+    outputs = layer(value)
+    with torch.no_grad():
+        values = [layer(value + h * direction) for h in (1e-2, -1e-2, 2e-2, -2e-2)]
+    for i, output in enumerate(outputs):
+        weight = torch.randn_like(output)
+        grad = torch.autograd.grad((weight.conj() * output).sum().real, value, retain_graph=True)[0]
+        one, other, far, opposite = (v[i] for v in values)
+        change = (8 * (one - other) - (far - opposite)) / 12e-2
+        wanted = (weight.conj() * change).sum().real
+        assert abs((grad.conj() * direction).sum().real - wanted) < 1e-4 * weight.norm() * (1 + change.norm())
