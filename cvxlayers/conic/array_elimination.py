@@ -159,7 +159,8 @@ class ArrayElimination:
         if not self.size[0]:
             return y, z
         xp = namespace(y)
-        t = xp.zeros_like(y[..., :1]) if c is None else c
+        zero = xp.sum(xp.zeros_like(y), axis=-1, keepdims=True)  # (*batch, 1), where y is empty too
+        t = zero if c is None else c
         if k.M is not None:
             t = t - _times(k.M, y)
         t = xp.broadcast_to(t, (*y.shape[:-1], self.size[0]))
@@ -171,7 +172,7 @@ class ArrayElimination:
             terms.append(curvature)
         if k.At is not None:
             terms.append(_times(xp.matrix_transpose(k.At), z))
-        zd = xp.broadcast_to(-sum(terms, xp.zeros_like(y[..., :1])) / self._pivots.like(y), t.shape)
+        zd = xp.broadcast_to(-sum(terms, zero) / self._pivots.like(y), t.shape)
         return _joined(y, t, self._x_order), _joined(z, zd, self._z_order)
 
     def reduce_rhs(self, k: Blocks, gx: Array, gz: Array) -> tuple[Array, Array, Array | None, Array | None]:

@@ -53,12 +53,19 @@ def linear_solve(
 def _cost_scale(P: Array, A: Array) -> Array:
     """c (*batch, 1) that brings P to the size of A'A: the problem of c times the objective has the multipliers c z."""
     xp = namespace(P, A)
-    curvature = xp.max(xp.linalg.diagonal(P), axis=-1, keepdims=True)
+    curvature = _curvature(P)
     rows = xp.sum(A * A, axis=-1)
     largest = xp.max(rows, axis=-1, keepdims=True) if rows.shape[-1] else xp.zeros_like(curvature)
     known = (curvature > 0) & (largest > 0)
     c = xp.where(known, largest, 1.0) / xp.where(known, curvature, 1.0)
     return xp.where((c > 1e3) | (c < 1e-3), c, 1.0)
+
+
+def _curvature(P: Array) -> Array:
+    """The largest entry (*batch, 1) on the diagonal of P, 0 without variables."""
+    xp = namespace(P)
+    diagonal = xp.linalg.diagonal(P)
+    return xp.max(diagonal, axis=-1, keepdims=True) if P.shape[-1] else xp.sum(diagonal, axis=-1, keepdims=True)
 
 
 class Sides:
@@ -114,7 +121,7 @@ class System:
         if mu:
             z, s = cone.smooth(z, s, mu)
         width = int(xp.finfo(P.dtype).bits)
-        curvature = xp.max(xp.linalg.diagonal(P), axis=-1, keepdims=True)
+        curvature = _curvature(P)
         rows = xp.sum(A * A, axis=-1)
         largest = xp.max(rows, axis=-1, keepdims=True) if rows.shape[-1] else xp.zeros_like(curvature)
         largest = xp.where(largest > 0, largest, 1.0)

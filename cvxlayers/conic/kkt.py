@@ -191,6 +191,8 @@ class DenseKKT(AtSpectrum):
         several[-1] = np.random.default_rng(0).choice([-1.0, 1.0], stacked.shape[-1])
         for i, (ldu, pivots) in enumerate(self.factors if w.shape[-1] else []):
             several[:-1], N = stacked[:, i], len(ldu)
+            if not N:  # no variables, and no active rows: LAPACK refuses a system of size 0
+                continue
             solved = _sytrs(ldu, pivots, several[:, :N].T)[0].T
             w[:, i, :N], probe[i] = solved[:-1], np.abs(solved[-1]).max(initial=0.0)
         with np.errstate(invalid="ignore", over="ignore"):  # a singular factor gives infinities, dealt with below

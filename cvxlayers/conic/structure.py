@@ -44,7 +44,7 @@ class Structure:
     """Cones, system and order of elimination of one program, as the arrays that the kernel takes.
 
     Of several orders the one with the least work is taken: with long rows, second-order or semidefinite cones waiting
-    for the variables or not.
+    for the variables or not. There is at least one variable: a program without any has nothing to factor.
     """
 
     _known: WeakKeyDictionary[ConeProgram, Structure] = WeakKeyDictionary()
@@ -61,7 +61,7 @@ class Structure:
     def pays(cls, program: ConeProgram) -> bool:
         """Whether the compiled kernels are expected to be faster than solvers for large sparse programs."""
         orders = [cone.k for cone, _, _ in program.cone.groups if isinstance(cone, PositiveSemidefinite)]
-        if program.n + program.m > _ROWS or max(orders, default=0) > _ORDER:
+        if not 0 < program.n <= _ROWS - program.m or max(orders, default=0) > _ORDER:
             return False
         # Before the structure is made, which takes long where it is of no use: what the rows and P bring at least.
         rows = np.sort(np.bincount(program.A.rows, minlength=program.m))[:-_FEW].astype(float)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import cvxlayers.jax
+from cvxlayers.status import Status
 from cvxlayers.torch import CvxpyLayer
 from tests.layers import problems, reference
 from tests.layers.facts import TIGHT, close, finite_jacobian, function, reverse_jacobian, vector
@@ -172,6 +173,25 @@ def test_redundant_equalities():
     (y * torch.tensor([1.0, 2.0, 4.0])).sum().backward()
     close(v.grad, torch.tensor([1.0, 2, 4]) - 7 / 3, 1e-6)
     close(bound.grad, 7 / 3, 1e-6)
+
+
+@pytest.mark.parametrize("solver", [None, "native", "CLARABEL"])
+@pytest.mark.parametrize("others", [lambda x: [], lambda x: [x <= 3], lambda x: [cp.SOC(cp.Constant(5.0), x)]])
+def test_equalities_that_leave_no_variable(others, solver):
+    """x = p: the substitution leaves a program without variables, and of the others a test of feasibility."""
+    x, p = cp.Variable(2), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x)), [x == p, *others(x)])
+    layer = CvxpyLayer(problem, [p], [x], solver=solver, on_failure="nan")
+    v = torch.tensor([[1.0, -2.0], [40.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    result = layer.solve(v)
+    kept = v.new_tensor([1.0, 0.0 if others(x) else 1.0])[:, None]  # p = (40, 0) is feasible without others alone
+    assert result.status.tolist() == [Status.SOLVED, Status.INFEASIBLE if others(x) else Status.SOLVED]
+    (gradient,) = torch.autograd.grad(torch.nansum(result.variables[0]), v)
+    close(gradient, kept.expand(2, 2), 1e-6)
+    if solver == "native":  # what it does on the arrays of an accelerator
+        point = layer.core.array_map(True).solve((v.detach(),), (2,))
+        assert point.status.tolist() == result.status.tolist()
+        close(point.x[0], v[0].detach(), 1e-6)
 
 
 def test_inactive_norm_bounds_are_not_called_degenerate():

@@ -45,7 +45,8 @@ class Native(Solver):
     capabilities = Capabilities(ALL, layout="dense", batched=True, devices=("cpu", "cuda"))
 
     def _prepare(self, program: ConeProgram) -> Prepared:
-        if self.compiled and self.precision == "float64" and is_available():
+        # Equalities that define all variables leave none, and no system whose structure there could be.
+        if self.compiled and self.precision == "float64" and program.n and is_available():
             return _Compiled(self, program)
         return _Plain(self, program)
 
