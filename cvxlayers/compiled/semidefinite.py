@@ -181,9 +181,8 @@ def eigen(X, Q):
                     a, b = X[i, p], X[i, q]
                     X[i, p] = cosine * a - sine * b
                     X[i, q] = sine * a + cosine * b
-        if (
-            not most * angle > 1e-15 * size
-        ):  # what is left; at eigenvalues that are close together the angles stay large
+        # What is left is of this size: between eigenvalues that are close together the angles stay large.
+        if not most * angle > 1e-15 * size:
             break
 
 
