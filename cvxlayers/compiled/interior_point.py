@@ -103,19 +103,6 @@ def _solution(M, C, K, rx, rz, x, z, dx, dz, accuracy):
         _refine(M, C, K, rx, rz, x, z, dx, dz, accuracy)
 
 
-@lent
-def _polished(
-    M, C, K, x, z, s, tau, x1, z1, s1, u, rx, rz, Px, ATz, Ax, dx, dz, r, ratio, cost, over_d, over_e, goal
-):  # fmt: skip
-    """(x1, z1, s1) becomes (x, z, s)/tau after Newton's method; its residual, as of `polish`."""
-    for i in range(x.size):
-        x1[i] = x[i] / tau
-    for i in range(z.size):
-        z1[i], s1[i] = z[i] / tau, s[i] / tau
-        u[i] = z1[i] - s1[i]
-    return polish(M, C, K, x1, z1, s1, u, rx, rz, Px, ATz, Ax, dx, dz, r, ratio, cost, over_d, over_e, goal)
-
-
 @inner
 def _step(C, s, z, ds, dz, tau, dtau, kappa, dkappa, fraction):
     """The step that keeps everything inside: ``fraction`` of the way to the boundary, at most one."""
@@ -345,27 +332,20 @@ def solve(
                 kappa *= factor
             if worst < near and kappa < tau:
                 near = _NEARER * worst
-                found = _polished(
-                    M, C, K, x, z, s, tau, x1, z1, z2, gz,
-                    rx, rz, Px, ATz, Ax, dx, dz, ds, ratio, cost, over_d, over_e, goal,
-                )  # fmt: skip
+                for i in range(n):
+                    x1[i] = x[i] / tau
+                for i in range(m):
+                    z1[i], z2[i] = z[i] / tau, s[i] / tau
+                    gz[i] = z1[i] - z2[i]
+                found = polish(
+                    M, C, K, x1, z1, z2, gz, rx, rz, Px, ATz, Ax, dx, dz, ds, ratio, cost, over_d, over_e, goal
+                )
                 if found < best and found <= tol:
-                    best, best_tau, done, outcome = found, 1.0, iteration + 1, SOLVED
+                    best, best_at, best_tau, done, outcome = found, iteration + 1, 1.0, iteration + 1, SOLVED
                     assign(best_x, x1)
                     assign(best_z, z1)
                     assign(best_s, z2)
                     break
-
-        if goal < best <= _NEAR and outcome != INFEASIBLE and outcome != UNBOUNDED:  # what there is, a last time
-            found = _polished(
-                M, C, K, best_x, best_z, best_s, best_tau, x1, z1, z2, gz,
-                rx, rz, Px, ATz, Ax, dx, dz, ds, ratio, cost, over_d, over_e, goal,
-            )  # fmt: skip
-            if found < best:
-                best, best_tau = found, 1.0
-                assign(best_x, x1)
-                assign(best_z, z1)
-                assign(best_s, z2)
 
         status[element], iterations[element] = outcome, done
         if outcome != INFEASIBLE and outcome != UNBOUNDED:
