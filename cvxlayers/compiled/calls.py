@@ -139,13 +139,13 @@ def _solve(frame):
     else:
         room, cold = np.empty(n), np.zeros((0, m), np.bool_)
         for i in range(batch):
-            Pi, Ai = P[i if P.shape[0] > 1 else 0], A[i if A.shape[0] > 1 else 0]
+            Pi, Ai = reduction.of(P, i), reduction.of(A, i)
             remain[i] = not _usable(Pi, reduction.of(q, i), Ai, reduction.of(b, i))
         start, stop = _next_run(remain, 0)
         while start < batch:
             active_set((P, q, A, b, equalities, cold, max_iter, start, stop, x, z, s, status, iterations))
             for i in range(start, stop):
-                Pi, Ai = P[i if P.shape[0] > 1 else 0], A[i if A.shape[0] > 1 else 0]
+                Pi, Ai = reduction.of(P, i), reduction.of(A, i)
                 qi, bi = reduction.of(q, i), reduction.of(b, i)
                 worst = _judge(Pi, qi, Ai, bi, equalities, x[i], z[i], s[i], room, residuals[i])
                 remain[i] = status[i] != SOLVED or not worst <= 10.0 * tol
@@ -211,7 +211,7 @@ def _own(frame, lead, own, others):
 def _spread(flat, at, sides, back):
     """Rows of the batch of all right-hand sides (total, size) to (several, batch, size), or back."""
     for i in range(at.shape[0]):
-        row, side = flat[i if flat.shape[0] > 1 else 0], sides[at[i, 0], at[i, 1]]
+        row, side = reduction.of(flat, i), sides[at[i, 0], at[i, 1]]
         for k in range(row.size):
             if back:
                 row[k] = side[k]

@@ -225,14 +225,6 @@ def _subtract_semidefinite(B, place, values, p):
 
 
 @inner
-def _add_projection(X, weight, q):
-    """X += weight q q'."""
-    for i in range(q.size):
-        for j in range(q.size):
-            X[i, j] += weight * q[i] * q[j]
-
-
-@inner
 def _subtract_elements(own, room, place, values, p):
     """As above the matrix of V -> Q'(h o Q V Q') Q, with the rows q of Q and the elements h in own[0] and own[2].
 
@@ -250,9 +242,11 @@ def _subtract_elements(own, room, place, values, p):
             b = q
     X[:], Y[:], U[:], W[:] = 0.0, 0.0, 0.0, 0.0
     for q in range(k):
-        _add_projection(X if D[q, q] == 1.0 else Y, np.sqrt(h[q, q]), Q[q])
+        semidefinite.add_projection(X if D[q, q] == 1.0 else Y, np.sqrt(h[q, q]), Q[q])
         if a >= 0 and b >= 0:
-            _add_projection(U if D[q, q] == 1.0 else W, h[q, b] / h[a, b] if D[q, q] == 1.0 else h[a, q], Q[q])
+            semidefinite.add_projection(
+                U if D[q, q] == 1.0 else W, h[q, b] / h[a, b] if D[q, q] == 1.0 else h[a, q], Q[q]
+            )
     root = np.sqrt(2.0)
     for col in range(k):
         for row in range(col + 1):

@@ -194,10 +194,7 @@ def _semidefinite_elements(own, values):
     c = least * (_ROUNDING * max(most_z * most_s / least**2, 1.0) ** 2) ** (1.0 / 6.0)
     if c < _COARSE * least:
         for p in range(k):
-            beta = c / values[p] if values[p] > 0.0 else -values[p] / c
-            for i in range(k):
-                for j in range(k):
-                    B[i, j] += beta * Q[p, i] * Q[p, j]
+            semidefinite.add_projection(B, c / values[p] if values[p] > 0.0 else -values[p] / c, Q[p])
         return True, 1.0
     for i in range(k):
         for j in range(k):

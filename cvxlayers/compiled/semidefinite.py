@@ -204,6 +204,15 @@ def split(u, z, s, room):
 
 
 @inner
+def add_projection(X, weight, q):
+    """X += weight q q'."""
+    for i in range(q.size):
+        factor = weight * q[i]
+        for j in range(q.size):
+            X[i, j] += factor * q[j]
+
+
+@inner
 def _part(X, Q, sign, Y):
     """Y = sum of max(sign lam, 0) q q' over the eigenvalues on X's diagonal and the rows q of Q."""
     k = X.shape[0]
@@ -213,10 +222,7 @@ def _part(X, Q, sign, Y):
     for p in range(k):
         value = sign * X[p, p]
         if value > 0.0:
-            for i in range(k):
-                factor = value * Q[p, i]
-                for j in range(k):
-                    Y[i, j] += factor * Q[p, j]
+            add_projection(Y, value, Q[p])
 
 
 @inner

@@ -19,7 +19,7 @@ from array_api_compat import is_jax_array
 
 from cvxlayers.array import cholesky, constant, iterate, loop, namespace, triangular_solve
 from cvxlayers.sets import Nonnegative, Product, Zero
-from cvxlayers.sets.nonnegative import SNAP
+from cvxlayers.sets.nonnegative import clear_cut
 
 Array = Any
 
@@ -255,7 +255,8 @@ def _ratio(xp: Any, z: Array, s: Array, mu: float) -> Array:
     z, s = xp.where(z > 0, z, 0.0), xp.where(s > 0, s, 0.0)
     total = z + s
     d = xp.where(total > 0, z / xp.where(total > 0, total, 1.0), 0.5)
-    return d if mu else xp.where(z > SNAP * s, 1.0, xp.where(s > SNAP * z, 0.0, d))
+    active, inactive = clear_cut(z, s)
+    return d if mu else xp.where(active, 1.0, xp.where(inactive, 0.0, d))
 
 
 def _largest(v: Array) -> Array:

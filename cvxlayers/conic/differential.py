@@ -17,7 +17,7 @@ from cvxlayers.conic.affine import Lift
 from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Nonnegative
-from cvxlayers.sets.nonnegative import SNAP
+from cvxlayers.sets.nonnegative import clear_cut
 
 Array = Any
 
@@ -83,8 +83,8 @@ class Differential:
     def _settled(self, z: Array, s: Array) -> tuple[Array, Array]:
         """Without the rest that a solver leaves in linear rows of which it is clear whether they are active."""
         xp, some = namespace(z, s), self._linear.like(z)
-        active, inactive = some & (z > SNAP * s), some & (s > SNAP * z)
-        return xp.where(inactive, 0.0, z), xp.where(active, 0.0, s)
+        active, inactive = clear_cut(z, s)
+        return xp.where(some & inactive, 0.0, z), xp.where(some & active, 0.0, s)
 
 
 def _times(values: Array, rows: Index, cols: Index, v: Array, size: int) -> Array:

@@ -23,7 +23,7 @@ from scipy.linalg import get_lapack_funcs
 from cvxlayers.conic.program import ConeProgram, DenseData
 from cvxlayers.pool import available_cpus, run
 from cvxlayers.sets import Nonnegative, Zero
-from cvxlayers.sets.nonnegative import SNAP
+from cvxlayers.sets.nonnegative import clear_cut
 
 RANK_TOLERANCE = 1e-11  # eigenvalues of the equilibrated system below this, relative to the largest, count as zero
 DOUBTFUL = 1e9  # estimate of the condition number above which the rank is looked at
@@ -95,7 +95,7 @@ class Spectrum:
 def spectrum(program: ConeProgram, z: np.ndarray, s: np.ndarray, mu: float = 0.0) -> Spectrum:
     """The derivative of the projection onto K* at z - s, z and s (B, m); ``mu`` > 0 for the smoothed one."""
     if not mu and program.cone.linear:
-        active, inactive = z > SNAP * s, s > SNAP * z
+        active, inactive = clear_cut(z, s)
         for cone, _, start in program.cone.groups:
             if isinstance(cone, Zero):
                 active[:, start : start + cone.size], inactive[:, start : start + cone.size] = True, False

@@ -219,15 +219,14 @@ class Judge:
         x, z, s = x.copy(), z.copy(), s.copy()
         residuals[claimed] = np.nan
         absolute = replace(data, P=np.abs(data.P), A=np.abs(data.A))
-        P_ones, A_ones, AT_ones = self.products(absolute, np.ones_like(x), np.ones_like(z))
+        ones = np.ones_like(x), np.ones_like(z)
         i = np.flatnonzero(status == Status.INFEASIBLE)
         if i.size:
             z[i], worst = (v[i] for v in self._infeasible(data, absolute, z))
             rest = i[~(worst <= bound)]
             if rest.size:
-                face, second = self._infeasible(
-                    data, absolute, multipliers_on_face(z, A_ones + np.abs(data.b), self.cone)
-                )
+                size = self.products(absolute, *ones)[1] + np.abs(data.b)
+                face, second = self._infeasible(data, absolute, multipliers_on_face(z, size, self.cone))
                 rest = rest[second[rest] <= bound]
                 z[rest], worst[np.isin(i, rest)] = face[rest], second[rest]
             residuals[i, 1] = worst
@@ -237,7 +236,8 @@ class Judge:
             x[u], s[u], worst = (v[u] for v in self._unbounded(data, absolute, x, s))
             rest = u[~(worst.max(-1) <= bound)]
             if rest.size:
-                face = ray_on_face(x, s, P_ones + AT_ones + np.abs(data.q), self.cone)
+                P_size, _, AT_size = self.products(absolute, *ones)
+                face = ray_on_face(x, s, P_size + AT_size + np.abs(data.q), self.cone)
                 face, slack, second = self._unbounded(data, absolute, *face)
                 rest = rest[second[rest].max(-1) <= bound]
                 x[rest], s[rest], worst[np.isin(u, rest)] = face[rest], slack[rest], second[rest]

@@ -25,6 +25,11 @@ def split(u: Array, mu: Any) -> tuple[Array, Array]:
     return xp.where(u < 0, small, large), xp.where(u < 0, large, small)
 
 
+def clear_cut(z: Any, s: Any) -> tuple[Any, Any]:
+    """Where it is clear that an entry is active (z), and where that it is not (s)."""
+    return z > SNAP * s, s > SNAP * z
+
+
 def snap(z: np.ndarray, s: np.ndarray, mu: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The eigenvalues z/(z + s) of D, snapped where mu = 0, and their margins |z - s|/(z + s), by entry."""
     z, s = np.maximum(z, 0), np.maximum(s, 0)
@@ -33,7 +38,8 @@ def snap(z: np.ndarray, s: np.ndarray, mu: float | np.ndarray) -> tuple[np.ndarr
     lam = np.divide(z, total, out=np.full_like(total, 0.5), where=some)
     margin = np.divide(np.abs(z - s), total, out=np.zeros_like(total), where=some)
     exact = np.asarray(mu)[..., None] == 0
-    lam = np.where(exact & (z > SNAP * s), 1, np.where(exact & (s > SNAP * z), 0, lam))
+    active, inactive = clear_cut(z, s)
+    lam = np.where(exact & active, 1, np.where(exact & inactive, 0, lam))
     return lam.astype(total.dtype, copy=False), margin
 
 

@@ -124,21 +124,12 @@ def polish(
 
 
 def _polish(
-    cone: Product,
-    settings: Native,
-    program: ConeProgram | None,
-    P: Array,
-    q: Array,
-    A: Array,
-    b: Array,
-    x: Array,
-    z: Array,
-    s: Array,
-    r: Array,
+    cone: Product, settings: Native, program: ConeProgram | None, *arrays: Array
 ) -> tuple[Array, Array, Array, Array]:
     """`polish` by kernels."""
+    P, _, A, _, x, z, s, residuals = arrays
     if cone.linear:
-        return x, z, s, r  # the kernel goes on until it is clear which rows are active
+        return x, z, s, residuals  # the kernel goes on until it is clear which rows are active
     xp, n = namespace(x), x.shape[-1]
 
     def pair(u: Array) -> tuple[Array, Array]:
@@ -150,7 +141,7 @@ def _polish(
         # Of a singular system, whatever the kernel leaves; the residuals decide what is kept.
         return xp.where(xp.isfinite(wx), wx, 0.0), xp.where(xp.isfinite(wz), wz, 0.0)
 
-    return array_newton.polish(cone, P, q, A, b, x, z, s, r, pair=pair, direction=direction)
+    return array_newton.polish(cone, *arrays, pair=pair, direction=direction)
 
 
 def _fused(cone: Product, A: Array, settings: Native, program: ConeProgram | None) -> bool:
