@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 Function = Callable[..., Any]
+
+_LONG = 2.0  # seconds of compilation after which to say what is going on
+_log = logging.getLogger("cvxlayers")
+
+# Nobody takes a kernel for a C function, and the way in for one takes as long to compile as a short function.
+_OPTIONS = {"error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def is_available() -> bool:
@@ -32,13 +41,31 @@ def kernel(signature: str) -> Callable[[Function], Function]:
         # Numba's cache goes by the name of the function and the age of its file; `inner` functions of other files
         # count too, so their text becomes part of the name.
         function.__qualname__ = f"{function.__qualname__}_{_text()}"
-        options = {"nogil": True, "error_model": "numpy"}
-        try:
-            return njit(signature, cache=True, **options)(function)
-        except RuntimeError:  # no folder to keep it in
-            return njit(signature, **options)(function)
+        options = {"nogil": True, **_OPTIONS}
+        with _announced():
+            try:
+                return njit(signature, cache=True, **options)(function)
+            except RuntimeError:  # no folder to keep it in
+                return njit(signature, **options)(function)
 
     return decorate
+
+
+@contextmanager
+def _announced() -> Iterator[None]:
+    """Say so when what is done takes long: a program that compiles looks like one that hangs."""
+    timer = Timer(_LONG, _announce)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@lru_cache(maxsize=1)  # once in a process is enough
+def _announce() -> None:
+    _log.warning("cvxlayers compiles kernels for this machine, which takes up to a minute; Numba keeps them on disk.")
 
 
 def handler(function: Function) -> Any:
@@ -122,7 +149,7 @@ def inner(function: Function) -> Function:
         return function
     from numba import njit
 
-    return njit(forceinline=True, error_model="numpy", **_lent())(function)
+    return njit(forceinline=True, **_OPTIONS, **_lent())(function)
 
 
 def lent(function: Function) -> Function:
@@ -131,7 +158,7 @@ def lent(function: Function) -> Function:
         return function
     from numba import njit
 
-    return njit(error_model="numpy", **_lent())(function)
+    return njit(**_OPTIONS, **_lent())(function)
 
 
 def apart(function: Function) -> Function:
@@ -140,7 +167,7 @@ def apart(function: Function) -> Function:
         return function
     from numba import njit
 
-    return njit(error_model="numpy")(function)
+    return njit(**_OPTIONS)(function)
 
 
 @lru_cache(maxsize=1)

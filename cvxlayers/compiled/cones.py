@@ -136,7 +136,7 @@ def subtract_hessian(C, place, values):
 
     Three-dimensional cones have no entries there, and nonnegative rows that are eliminated by hand are at -1.
     """
-    p = 0
+    p = np.int64(0)
     for c in range(C.kind.size):
         kind, first, size, at = C.kind[c], C.start[c], C.size[c], C.store_at[c]
         if kind == ZERO:

@@ -46,6 +46,7 @@ _LATE = 1e-6  # residuals of the program from which on every solution of the sys
 _ROUGH = 1e-9
 _FRACTION = 0.99  # of the way to the boundary
 _CERTIFIED = 1e-8  # the residual of a certificate (`cvxlayers.conic.residuals`) that ends the iteration
+_FACE = 1e-10  # so does a residual this small, in the equilibrated program, beside b'z or q'x
 _ACCEPTED = 5e-7  # what rounding errors may contribute to it
 _EPSILON = 2.220446049250313e-16
 _NEARLY, _PATIENCE = 1e-5, 8  # residuals from which on an iteration that improves nothing for so long is given up
@@ -94,6 +95,14 @@ def _refine(M, C, K, rx, rz, x, z, dx, dz, accuracy):
     return error
 
 
+@lent
+def _solution(M, C, K, rx, rz, x, z, dx, dz, accuracy):
+    """x and z become the solution for (rx, rz), refined unless ``accuracy`` is infinite."""
+    direct(M, C, K, rx, rz, x, z)
+    if accuracy < np.inf:
+        _refine(M, C, K, rx, rz, x, z, dx, dz, accuracy)
+
+
 @inner
 def _step(C, s, z, ds, dz, tau, dtau, kappa, dkappa, fraction):
     """The step that keeps everything inside: ``fraction`` of the way to the boundary, at most one."""
@@ -103,6 +112,40 @@ def _step(C, s, z, ds, dz, tau, dtau, kappa, dkappa, fraction):
     if dkappa < 0.0:
         most = min(most, -fraction * kappa / dkappa)
     return longest(C, s, z, ds, dz, most, fraction)
+
+
+@lent
+def _proof(M, x, z, s, Px, ATz, Ax, Px_size, Ax_size, ATz_size, moved, e, over_d, over_e):
+    """INFEASIBLE where z proves it, UNBOUNDED where x and s do, MAX_ITERATIONS else. The sizes and ``moved``: room.
+
+    A proof is one of `cvxlayers.conic.residuals`, or accurate enough in the equilibrated program to be one on a face.
+    """
+    qx, bz, total = dot(M.q, x), dot(M.b, z), 0.0
+    absolute_products(M, x, z, Px_size, Ax_size, ATz_size)
+    if bz < 0.0:
+        for i in range(z.size):
+            total += abs(M.b[i] * z[i])
+        rounding = _EPSILON * norm_times(z, e) * max(1.0, norm_times(M.b, over_e))
+        share = _CERTIFIED * (-bz / total)
+        near = np.sqrt(dot(ATz, ATz)) * (1.0 + np.sqrt(dot(M.b, M.b))) <= -_FACE * bz
+        near = near or norm_times(ATz, over_d) <= share * norm_times(ATz_size, over_d)
+        if near and rounding < -_ACCEPTED * bz:
+            return INFEASIBLE
+    if qx < 0.0:
+        total = 0.0
+        for i in range(x.size):
+            total += abs(M.q[i] * x[i])
+        share = _CERTIFIED * (-qx / total)
+        for i in range(s.size):
+            Ax_size[i] += abs(s[i])
+            moved[i] = Ax[i] + s[i]
+        length = np.sqrt(dot(moved, moved)) + np.sqrt(dot(Px, Px))
+        if length * (1.0 + np.sqrt(dot(M.q, M.q))) <= -_FACE * qx:
+            return UNBOUNDED
+        if norm_times(moved, over_e) <= share * norm_times(Ax_size, over_e):
+            if norm_times(Px, over_d) <= share * norm_times(Px_size, over_d):
+                return UNBOUNDED
+    return MAX_ITERATIONS
 
 
 @kernel(
@@ -154,18 +197,15 @@ def solve(
             for i in range(n):
                 rx[i] = -M.q[i]
             if P.shape[1]:
-                direct(M, C, K, rx, M.b, x, z)
-                _refine(M, C, K, rx, M.b, x, z, wx, wz, _ENOUGH)
+                _solution(M, C, K, rx, M.b, x, z, wx, wz, _ENOUGH)
                 for i in range(m):
                     s[i] = -z[i]
             else:
                 gx[:], gz[:] = 0.0, 0.0
-                direct(M, C, K, gx, M.b, x, s)
-                _refine(M, C, K, gx, M.b, x, s, wx, wz, _ENOUGH)
+                _solution(M, C, K, gx, M.b, x, s, wx, wz, _ENOUGH)
                 for i in range(m):
                     s[i] = -s[i]
-                direct(M, C, K, rx, gz, dx, z)
-                _refine(M, C, K, rx, gz, dx, z, wx, wz, _ENOUGH)
+                _solution(M, C, K, rx, gz, dx, z, wx, wz, _ENOUGH)
             inside(C, s)
             inside(C, z)
             for c in range(kind.size):
@@ -208,29 +248,9 @@ def solve(
                 outcome = NUMERICAL_ERROR
                 break
             if kappa > tau and best > 10.0 * tol:
-                absolute_products(M, x, z, x1, z1, x2)
-                total = 0.0
-                if bz < 0.0:
-                    for i in range(m):
-                        total += abs(M.b[i] * z[i])
-                    rounding = _EPSILON * norm_times(z, e) * max(1.0, norm_times(M.b, over_e))
-                    share = _CERTIFIED * (-bz / total)
-                    if norm_times(ATz, over_d) <= share * norm_times(x2, over_d) and rounding < -_ACCEPTED * bz:
-                        outcome = INFEASIBLE
-                        break
-                if qx < 0.0:
-                    total = 0.0
-                    for i in range(n):
-                        total += abs(M.q[i] * x[i])
-                    share = _CERTIFIED * (-qx / total)
-                    for i in range(m):
-                        z1[i] += abs(s[i])
-                        gz[i] = Ax[i] + s[i]
-                    if norm_times(gz, over_e) <= share * norm_times(z1, over_e) and norm_times(
-                        Px, over_d
-                    ) <= share * norm_times(x1, over_d):
-                        outcome = UNBOUNDED
-                        break
+                outcome = _proof(M, x, z, s, Px, ATz, Ax, x1, z1, x2, gz, e, over_d, over_e)
+                if outcome != MAX_ITERATIONS:
+                    break
             if iteration == max_iter:
                 break
 
@@ -241,17 +261,14 @@ def solve(
             factor_system(M, C, K)
             for i in range(n):
                 gx[i] = -M.q[i]
-            direct(M, C, K, gx, M.b, x2, z2)
-            if worst < _LATE:
-                _refine(M, C, K, gx, M.b, x2, z2, wx, wz, _ROUGH)
+            accuracy = _ROUGH if worst < _LATE else np.inf
+            _solution(M, C, K, gx, M.b, x2, z2, wx, wz, accuracy)
             # The predictor: right-hand side (-rx, s - rz).
             for i in range(n):
                 gx[i] = -rx[i]
             for i in range(m):
                 gz[i] = s[i] - rz[i]
-            direct(M, C, K, gx, gz, x1, z1)
-            if worst < _LATE:
-                _refine(M, C, K, gx, gz, x1, z1, wx, wz, _ROUGH)
+            _solution(M, C, K, gx, gz, x1, z1, wx, wz, accuracy)
             # With xi = x/tau, the coefficient of dtau is kappa/tau + xi'P xi - 2 xi'P x2 - q'x2 - b'z2.
             bottom = kappa / tau + xPx / (tau * tau) - 2.0 * dot(Px, x2) / tau - dot(M.q, x2) - dot(M.b, z2)
             dtau = (rt - kappa + 2.0 * dot(Px, x1) / tau + dot(M.q, x1) + dot(M.b, z1)) / bottom
@@ -271,7 +288,7 @@ def solve(
             for i in range(m):
                 gz[i] = rs[i] - (1.0 - sigma) * rz[i]
             rk = kappa * tau + dkappa * dtau - sigma * mu
-            direct(M, C, K, gx, gz, x1, z1)
+            _solution(M, C, K, gx, gz, x1, z1, wx, wz, np.inf)
             dtau = (1.0 - sigma) * rt - rk / tau + 2.0 * dot(Px, x1) / tau + dot(M.q, x1) + dot(M.b, z1)
             dtau /= bottom
             for i in range(n):

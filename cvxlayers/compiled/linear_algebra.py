@@ -12,10 +12,12 @@ from cvxlayers.compiled.compiler import inner
 
 @inner
 def largest_entry(x):
-    """The largest absolute value of the entries."""
+    """The largest absolute value of the entries; infinity where one is NaN, so that no comparison overlooks it."""
     most = 0.0
     for k in range(x.size):
-        most = max(most, abs(x[k]))
+        value = abs(x[k])
+        if not value <= most:
+            most = value if value > most else np.inf
     return most
 
 

@@ -118,7 +118,7 @@ def factor_system(M, C, K):
     for k in range(K.values.size):
         K.values[k] = K.fixed[k]
     subtract_hessian(C, K.H_place, K.values)
-    count = 0
+    count = none = np.int64(0)  # a plain 0 is a type of its own, for which Numba would compile what takes it once more
     first, second, third = (0.0, 0.0, 0.0), (0.0, 0.0), 0.0
     for k in range(K.products.begin.size - 1):
         begin, row, at, q = K.products.begin[k], K.origin[0, k], K.origin[1, k], K.origin[2, k]
@@ -139,7 +139,7 @@ def factor_system(M, C, K):
         else:
             for b in range(begin, begin + length):
                 K.vectors[b - begin] = first[2] * M.A[K.entries[0, b]]
-        count = subtract_product(K.nodes, K.products, k, 0, weight, K.vectors, 0, K.values, count)
+        count = subtract_product(K.nodes, K.products, k, none, weight, K.vectors, none, K.values, count)
     factor(K.nodes, K.sign, K.values, count)
 
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from cvxlayers.compiled.compiler import inner, kernel
-from cvxlayers.compiled.linear_algebra import add, add_rows, dot, eliminate, solve_transposed, solve_upper
+from cvxlayers.compiled.linear_algebra import (
+    add,
+    add_rows,
+    dot,
+    eliminate,
+    largest_entry,
+    solve_transposed,
+    solve_upper,
+)
 
 _PIVOT = 1e-10  # a pivot, relative to the diagonal entry it came from, below which an element is left to others
 _ENOUGH = 1e-14  # a relative residual that needs no refinement
@@ -58,7 +66,7 @@ def _point(A, U, W, count, c, eta, minus):
 @inner
 def _residual(P, A, W, count, gx, gz, wx, eta, c, h, minus, every):
     """c = g_x - P w_x - W'eta and h = g_z - W w_x; the largest entry of both."""
-    n, worst = wx.size, 0.0
+    n = wx.size
     for k in range(n):
         c[k] = gx[k]
         minus[k] = -wx[k]
@@ -66,12 +74,9 @@ def _residual(P, A, W, count, gx, gz, wx, eta, c, h, minus, every):
     for k in range(count):
         minus[k] = -eta[k]
     add_rows(c, minus, A, W, count, 0)
-    for k in range(n):
-        worst = max(worst, abs(c[k]))
     for k in range(count):
         h[k] = gz[W[k]] - dot(A[W[k]], wx)
-        worst = max(worst, abs(h[k]))
-    return worst
+    return max(largest_entry(c), largest_entry(h[:count]))
 
 
 @inner

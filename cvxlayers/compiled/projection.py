@@ -27,6 +27,8 @@ from cvxlayers.compiled.cones import (
 
 _SNAP = 1e4
 _RHO = 1e-7  # of rows and cones that are eliminated by hand
+_SPREAD = 3e6  # the square root of the condition number of H up to which a semidefinite cone can be factored
+_COARSE = 0.3
 _CURVED = 1e-6  # of second-order and semidefinite cones: the eigenvalues of H then span twelve orders of magnitude
 
 
@@ -163,12 +165,14 @@ def _semidefinite_elements(own, values):
     """Elements of D and B from the eigenvectors and eigenvalues, none of which may be zero."""
     Q, D, B = own[0], own[1], own[2]
     k = values.size
-    least = np.inf
+    least, most_z, most_s = np.inf, 0.0, 0.0
     for i in range(k):
         least = min(least, abs(values[i]))
-    if not least > 0.0:
+        most_z, most_s = max(most_z, values[i]), max(most_s, -values[i])
+    # H is 0 between eigenvectors of Z and infinite between those of S: at most (c/least)^2 there, and one over that.
+    c = max(np.sqrt(_CURVED) * least, np.sqrt(most_z * most_s / _SPREAD))
+    if not c < _COARSE * least:
         return False
-    c = np.sqrt(_CURVED) * least
     for i in range(k):
         for j in range(k):
             a = max(values[i], 0.0) + max(values[j], 0.0)

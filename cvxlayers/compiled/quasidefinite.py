@@ -147,7 +147,7 @@ def _flush(S, count, values):
     last = S.first.size - 2
     panel = values[S.offset[last] : S.offset[last + 1]].reshape((size, size))
     for i in range(size):
-        _subtract_eight(panel[i, i:size], S.rows, S.weights, 0, i)
+        _subtract_eight(panel[i, i:size], S.rows, S.weights, np.int64(0), i)
 
 
 @inner
@@ -174,7 +174,7 @@ def subtract_product(S, T, k, skip, weight, vector, at, values, count):
         S.weights[count] = weight
         count += 1
         if count == 8:
-            _flush(S, 8, values)
+            _flush(S, count, values)
             count = 0
     return count
 
@@ -199,7 +199,7 @@ def factor(S, sign, values, count):
         scale *= own
         for k in range(offset + 1, offset + T.begin[j + 1] - begin):
             values[k] *= scale
-        count = subtract_product(S, T, j, 1, own, values, offset, values, count)
+        count = subtract_product(S, T, j, np.int64(1), own, values, offset, values, count)
     if count:
         _flush(S, count, values)
     size = S.rows.shape[1]

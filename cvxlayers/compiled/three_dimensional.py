@@ -200,9 +200,9 @@ def _symmetric(Q, v):
 
 
 @inner
-def _put(out, at, v, factor):
+def _put(out, v, factor):
     for k in range(3):
-        out[at + k] = v[k] * factor
+        out[k] = v[k] * factor
 
 
 @lent
@@ -225,15 +225,15 @@ def scaling(exponential, a, s_at, z_at, out):
     t2 += c[2] / z[2] if c[2] != 0.0 else 0.0
     t = (t0, t1, t2)
     Q = inverse_hessian(exponential, a, z[0], z[1], z[2], zeta)
-    _put(out, 18, t, 1.0)
+    _put(out[18:21], t, 1.0)
     for k in range(6):
         out[21 + k] = Q[k]
     p = shadow(exponential, a, s[0], s[1], s[2])
     sz = _dot(s, z)
     own, own_shadow = sz / 3.0, _dot(t, p) / 3.0
     root = 1.0 / math.sqrt(sz)
-    _put(out, 0, s, root)
-    _put(out, 9, z, root)
+    _put(out[0:3], s, root)
+    _put(out[9:12], z, root)
     ds = (s[0] - own * t[0], s[1] - own * t[1], s[2] - own * t[2])
     dz = (z[0] - own * p[0], z[1] - own * p[1], z[2] - own * p[2])
     delta = _dot(ds, dz)
@@ -242,11 +242,11 @@ def scaling(exponential, a, s_at, z_at, out):
     noise = _NOISE * (abs(z[0]) + abs(z[1]) + (0.0 if exponential else z[2] * z[2])) * abs(inverse)
     if own * own_shadow - 1.0 > _CENTRAL + noise and delta > 0.0 and bend > 0.0 and along != 0.0:
         root = 1.0 / math.sqrt(delta)
-        _put(out, 3, ds, root)
-        _put(out, 12, dz, root)
+        _put(out[3:6], ds, root)
+        _put(out[12:15], dz, root)
         root = math.sqrt(own / bend)
-        _put(out, 6, axis, root)
-        _put(out, 15, other, 1.0 / (root * along))
+        _put(out[6:9], axis, root)
+        _put(out[15:18], other, 1.0 / (root * along))
     else:
         # The unit vector that is least along z, which keeps the cross product away from zero.
         x, y, w = abs(z[0]), abs(z[1]), abs(z[2])
@@ -256,13 +256,13 @@ def scaling(exponential, a, s_at, z_at, out):
         dual = _dual_of(exponential, a, z[0], z[1], z[2], zeta, second)
         bend = _dot(second, dual)
         root = math.sqrt(own / bend)
-        _put(out, 3, second, root)
-        _put(out, 12, dual, root / own)
+        _put(out[3:6], second, root)
+        _put(out[12:15], dual, root / own)
         third_one = _cross(z, dual)
         dual = _dual_of(exponential, a, z[0], z[1], z[2], zeta, third_one)
         root = math.sqrt(own / _dot(third_one, dual))
-        _put(out, 6, third_one, root)
-        _put(out, 15, dual, root / own)
+        _put(out[6:9], third_one, root)
+        _put(out[15:18], dual, root / own)
 
 
 @lent

@@ -98,26 +98,26 @@ def _eigen_three(A, V):
             t, cosine, sine = jacobi_rotation(a, d, b)
             a, d, b = a - t * b, d + t * b, 0.0
             c, e = cosine * c - sine * e, sine * c + cosine * e
-            _turn_rows(V, 0, 3, cosine, sine)
+            _turn_rows(V[0:3], V[3:6], cosine, sine)
         if c != 0.0:  # rows 0 and 2
             t, cosine, sine = jacobi_rotation(a, f, c)
             a, f, c = a - t * c, f + t * c, 0.0
             b, e = cosine * b - sine * e, sine * b + cosine * e
-            _turn_rows(V, 0, 6, cosine, sine)
+            _turn_rows(V[0:3], V[6:9], cosine, sine)
         if e != 0.0:  # rows 1 and 2
             t, cosine, sine = jacobi_rotation(d, f, e)
             d, f, e = d - t * e, f + t * e, 0.0
             b, c = cosine * b - sine * c, sine * b + cosine * c
-            _turn_rows(V, 3, 6, cosine, sine)
+            _turn_rows(V[3:6], V[6:9], cosine, sine)
     return a, d, f
 
 
 @inner
-def _turn_rows(V, p, q, cosine, sine):
+def _turn_rows(v, w, cosine, sine):
     for j in range(3):
-        a, b = V[p + j], V[q + j]
-        V[p + j] = cosine * a - sine * b
-        V[q + j] = sine * a + cosine * b
+        a, b = v[j], w[j]
+        v[j] = cosine * a - sine * b
+        w[j] = sine * a + cosine * b
 
 
 @inner

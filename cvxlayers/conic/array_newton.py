@@ -65,8 +65,10 @@ def polish(
         return equations(x + dx, u + dz - (low - A @ dx))
 
     def settled(state: tuple) -> Array:
-        small = 1e-15 * (1.0 + xp.max(xp.abs(state[1]), axis=-2))
-        return (xp.max(xp.abs(state[5]), axis=-2) <= small) & (xp.max(xp.abs(state[6]), axis=-2) <= small)
+        return largest(state[5], state[6]) <= 1e-15 * largest(xp.ones_like(x0[..., :1, :]), state[1])
+
+    def largest(*columns: Array) -> Array:  # of several, as there may be no rows
+        return xp.max(xp.abs(xp.concat(columns, axis=-2)), axis=-2)
 
     start = equations(x0, u0)
     first = System(cone, P, A, start[2][..., 0], start[3][..., 0]) if cone.linear and direction is None else None

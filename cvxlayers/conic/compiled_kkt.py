@@ -33,7 +33,7 @@ class CompiledKKT:
         self._pair = plain(z), plain(s)
         self._probe = np.random.default_rng(0).choice([-1.0, 1.0], structure.program.n + structure.program.m)
         self._margin: np.ndarray | None = None
-        self._rest = None
+        self._rest, self._given_up = None, np.zeros(0, np.int64)
 
     @staticmethod
     def fits(program: ConeProgram) -> bool:
@@ -71,8 +71,8 @@ class CompiledKKT:
         null: Null = {}
         if failed.any():
             at = np.flatnonzero(failed)
-            if self._rest is None:
-                self._rest = self._others(at)
+            if self._rest is None or not np.array_equal(at, self._given_up):  # other right-hand sides, other elements
+                self._rest, self._given_up = self._others(at), at
             wx[:, at], wz[:, at], residual[at], kernels = self._rest.solve(gx3[:, at], gz3[:, at])
             margin[at] = self._rest.margin
             null = {int(at[i]): kernel for i, kernel in kernels.items()}

@@ -121,15 +121,30 @@ def _distinct(program: ConeProgram, z: np.ndarray, s: np.ndarray) -> np.ndarray:
     return margin
 
 
-class DenseKKT:
-    """The system of a batch of small dense programs, by one symmetric indefinite factorization per element."""
+class AtSpectrum:
+    """A system that holds the spectrum it was made from."""
+
+    spectrum: Spectrum
+
+    @property
+    def margin(self) -> np.ndarray:
+        """Strict complementarity (B,), as `Certificate` has it."""
+        return self.spectrum.margin
+
+
+class DenseKKT(AtSpectrum):
+    """The system of a batch of small dense programs, by one symmetric indefinite factorization per element.
+
+    Each has as many rows as its own D has eigenvalues that are not zero: neighbours do not change its rounding errors.
+    """
 
     def __init__(self, data: DenseData, spectrum: Spectrum) -> None:
         B, (m, n) = data.batch, data.A.shape[-2:]
         lam = spectrum.lam
         self.spectrum, self.data, self.n = spectrum, data, n
-        k = int((lam > 0).sum(-1).max(initial=0))
-        self.order = None if k == m else np.argsort(-lam, axis=-1, kind="stable")[:, :k]
+        self._rows = (lam > 0).sum(-1)
+        k = int(self._rows.max(initial=0))
+        self.order = None if self._rows.min(initial=m) == m else np.argsort(lam <= 0, axis=-1, kind="stable")[:, :k]
         self.lam = lam if self.order is None else np.take_along_axis(lam, self.order, -1)
         self.root = np.sqrt(self.lam)
         self.W, self.size = np.empty((B, k, n)), np.empty(B)
@@ -154,16 +169,13 @@ class DenseKKT:
         K[:, n:, :n] = self.W[start:stop]
         diagonal = np.arange(n, n + k)
         K[:, diagonal, diagonal] = self.lam[start:stop] - 1.0
-        self.size[start:stop] = np.abs(K).max((1, 2), initial=0.0)
         work = int(_sytrf_lwork(n + k)[0]) if n + k else 1
         for i in range(start, stop if n + k else start):
+            N = n + self._rows[i]
+            own = K[i - start, :N, :N]
+            self.size[i] = np.abs(own).max(initial=0.0)
             # sytrf reads the upper triangle of the Fortran view, which is the lower triangle filled above
-            self.factors[i] = _sytrf(K[i - start].T, lwork=work, overwrite_a=True)[:2]
-
-    @property
-    def margin(self) -> np.ndarray:
-        """Strict complementarity (B,), as `Certificate` has it."""
-        return self.spectrum.margin
+            self.factors[i] = _sytrf(own.T, lwork=work, overwrite_a=True)[:2]
 
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """K [w_x; w_z] = [g_x; g_z] for (*, B, n) and (*, B, m), the leading axes being several right-hand sides.
@@ -174,22 +186,23 @@ class DenseKKT:
         h = self._compress(self.spectrum.rotate(gz)) * self.root
         rhs = np.concatenate([gx, h], axis=-1)
         stacked = rhs.reshape((int(np.prod(rhs.shape[:-2], dtype=int)), B, rhs.shape[-1]))
-        w, probe = np.empty_like(stacked), np.zeros(B)
+        w, probe = np.zeros_like(stacked), np.zeros(B)
         several = np.empty((len(stacked) + 1, stacked.shape[-1]))
         several[-1] = np.random.default_rng(0).choice([-1.0, 1.0], stacked.shape[-1])
         for i, (ldu, pivots) in enumerate(self.factors if w.shape[-1] else []):
-            several[:-1] = stacked[:, i]
-            solved = _sytrs(ldu, pivots, several.T)[0].T
-            w[:, i], probe[i] = solved[:-1], np.abs(solved[-1]).max()
+            several[:-1], N = stacked[:, i], len(ldu)
+            solved = _sytrs(ldu, pivots, several[:, :N].T)[0].T
+            w[:, i, :N], probe[i] = solved[:-1], np.abs(solved[-1]).max(initial=0.0)
         with np.errstate(invalid="ignore", over="ignore"):  # a singular factor gives infinities, dealt with below
             residual, scale = self._residual(stacked, w)
             # The right-hand side may hide a null vector; a random one does not.
             doubtful = ~(residual <= 1e-9 * scale) | ~(probe * self.size <= DOUBTFUL)
         null = {}
         for i in np.flatnonzero(doubtful).tolist():
-            w[:, i], kernel = self._minimum_norm(i, stacked[:, i])
+            N = self.n + self._rows[i]
+            w[:, i, :N], kernel = self._minimum_norm(i, stacked[:, i, :N])
             if len(kernel):
-                null[i] = kernel
+                null[i] = np.pad(kernel, ((0, 0), (0, w.shape[-1] - N)))
         if doubtful.any():
             residual, scale = self._residual(stacked, w)
         wx, wz = self._split(w.reshape(rhs.shape))
@@ -230,8 +243,9 @@ class DenseKKT:
 
     def _minimum_norm(self, i: int, rhs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Least squares of minimum norm for one element, (R, N); and a basis (k, N) of the null space."""
-        P = self.data.element(i)[0]
-        K = np.block([[P, self.W[i].T], [self.W[i], np.diag(self.lam[i] - 1.0)]])
+        P, k = self.data.element(i)[0], self._rows[i]
+        W = self.W[i, :k]
+        K = np.block([[P, W.T], [W, np.diag(self.lam[i, :k] - 1.0)]])
         if not np.isfinite(K).all():
             return np.full_like(rhs, np.nan), np.zeros((0, len(K)))
         scale = np.ones(len(K))

@@ -12,14 +12,14 @@ from functools import lru_cache
 import numpy as np
 
 from cvxlayers.compiled.compiler import is_available
-from cvxlayers.conic.kkt import DenseKKT, Null, Spectrum
+from cvxlayers.conic.kkt import AtSpectrum, DenseKKT, Null, Spectrum
 from cvxlayers.conic.program import DenseData
 from cvxlayers.pool import available_cpus, run
 
 _WORTH_A_THREAD = 1e6  # floating-point operations below which another thread does not pay
 
 
-class PolyhedralKKT:
+class PolyhedralKKT(AtSpectrum):
     """Factors of a batch at active sets; `solve` as in `DenseKKT`."""
 
     def __init__(self, data: DenseData, spectrum: Spectrum) -> None:
@@ -39,11 +39,6 @@ class PolyhedralKKT:
     def fits(spectrum: Spectrum) -> bool:
         """Whether every row is clearly active or inactive, and there is a compiler."""
         return spectrum.clear and not spectrum.bases and is_available()
-
-    @property
-    def margin(self) -> np.ndarray:
-        """Strict complementarity (B,), as `Certificate` has it."""
-        return self.spectrum.margin
 
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """As `DenseKKT.solve`."""

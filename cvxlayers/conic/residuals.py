@@ -10,6 +10,8 @@ With Euclidean norms, and dist_K the distance to the cone in its largest entry (
 - unbounded: max(||Ax + s|| / (c || |A||x| + |s| ||), dist_K(s) / max(||s||, || |A||x| ||)) with c = |q'x| / |q|'|x|,
   the primal residual, and ||Px|| / (c || |P||x| ||), the dual residual
 
+Of a ray whose residuals are larger than allowed, what is left of it on its face counts (`cvxlayers.conic.face`).
+
 The last two are free of scale, up to the third term: any point's primal residual r has |z|'|r| >= |b'z|, and that must
 be more than rounding errors of b. They bound how far out a solution would have to be to escape the certificate: from
 0 <= z's = b'z - (A'z)'x, any feasible x has ||x|| >= |b'z| / ||A'z||; what is lost by cancellation in b'z counts, too.
@@ -24,6 +26,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from cvxlayers.conic.face import multipliers_on_face, ray_on_face
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.violation import violation
 from cvxlayers.sets import Nonnegative, Zero
@@ -109,7 +112,7 @@ class Judge:
 
     def __init__(self, program: ConeProgram) -> None:
         self.shape = (program.m, program.n)
-        self.P, self.A = program.P, program.A
+        self.P, self.A, self.cone = program.P, program.A, program.cone
         off = program.P.rows != program.P.cols
         self.off_diagonal, self.off_rows, self.off_cols = off, program.P.rows[off], program.P.cols[off]
         # Zero and nonnegative rows lead, and are checked without the general machinery.
@@ -216,33 +219,57 @@ class Judge:
         x, z, s = x.copy(), z.copy(), s.copy()
         residuals[claimed] = np.nan
         absolute = replace(data, P=np.abs(data.P), A=np.abs(data.A))
+        P_ones, A_ones, AT_ones = self.products(absolute, np.ones_like(x), np.ones_like(z))
         i = np.flatnonzero(status == Status.INFEASIBLE)
         if i.size:
-            b = np.broadcast_to(data.b, z.shape)
-            z[i] /= -np.vecdot(z[i], b[i])[:, None]
-            ATz = self.products(data, np.zeros_like(x), z)[2]
-            size = self.products(absolute, np.zeros_like(x), np.abs(z))[2]
-            share = 1.0 / np.vecdot(np.abs(z), np.abs(b))  # |b'z| is 1
-            worst = np.maximum(_ratio(ATz, share[:, None] * size), self.violation(z, dual=True) / _norm(z))
-            # From z'(b - Ax - s) <= b'z: no point's primal residual r has |z|'|r| < 1. That must be more than rounding.
-            floor = 1e-6 * np.maximum(1.0, _norm(b))[:, None]
-            worst = np.maximum(worst, np.finfo(float).eps * np.vecdot(np.abs(z), np.maximum(np.abs(b), floor)))
-            residuals[i, 1] = worst[i]
+            z[i], worst = (v[i] for v in self._infeasible(data, absolute, z))
+            rest = i[~(worst <= bound)]
+            if rest.size:
+                face, second = self._infeasible(
+                    data, absolute, multipliers_on_face(z, A_ones + np.abs(data.b), self.cone)
+                )
+                rest = rest[second[rest] <= bound]
+                z[rest], worst[np.isin(i, rest)] = face[rest], second[rest]
+            residuals[i, 1] = worst
+            status[i[~(worst <= bound)]] = Status.NUMERICAL_ERROR
         u = np.flatnonzero(status == Status.UNBOUNDED)
         if u.size:
-            q = np.broadcast_to(data.q, x.shape)
-            scale = -np.vecdot(x[u], q[u])[:, None]
-            x[u], s[u] = x[u] / scale, s[u] / scale
-            Px, Ax, _ = self.products(data, x, np.zeros_like(z))
-            P_size, A_size, _ = self.products(absolute, np.abs(x), np.zeros_like(z))
-            share = 1.0 / np.vecdot(np.abs(x), np.abs(q))[:, None]
-            size = A_size + np.abs(s)
-            outside = self.violation(s) / np.maximum(_norm(size), np.finfo(float).tiny)
-            residuals[u, 0] = np.maximum(_ratio(Ax + s, share * size), outside)[u]
-            residuals[u, 1] = _ratio(Px, share * P_size)[u]
-            status[u[~(residuals[u, :2].max(-1) <= bound)]] = Status.NUMERICAL_ERROR
-        status[i[~(residuals[i, 1] <= bound)]] = Status.NUMERICAL_ERROR
+            x[u], s[u], worst = (v[u] for v in self._unbounded(data, absolute, x, s))
+            rest = u[~(worst.max(-1) <= bound)]
+            if rest.size:
+                face = ray_on_face(x, s, P_ones + AT_ones + np.abs(data.q), self.cone)
+                face, slack, second = self._unbounded(data, absolute, *face)
+                rest = rest[second[rest].max(-1) <= bound]
+                x[rest], s[rest], worst[np.isin(u, rest)] = face[rest], slack[rest], second[rest]
+            residuals[u, :2] = worst
+            status[u[~(worst.max(-1) <= bound)]] = Status.NUMERICAL_ERROR
         return x, z, s
+
+    def _infeasible(self, data, absolute, z) -> tuple[np.ndarray, np.ndarray]:
+        """z with b'z = -1 and its residual (batch,)."""
+        b = np.broadcast_to(data.b, z.shape)
+        z = z / -np.vecdot(z, b)[:, None]
+        none = np.zeros((len(z), self.shape[1]))
+        ATz, size = self.products(data, none, z)[2], self.products(absolute, none, np.abs(z))[2]
+        share = 1.0 / np.vecdot(np.abs(z), np.abs(b))  # |b'z| is 1
+        worst = np.maximum(_ratio(ATz, share[:, None] * size), self.violation(z, dual=True) / _norm(z))
+        # From z'(b - Ax - s) <= b'z: no point's primal residual r has |z|'|r| < 1. That must be more than rounding.
+        floor = 1e-6 * np.maximum(1.0, _norm(b))[:, None]
+        return z, np.maximum(worst, np.finfo(float).eps * np.vecdot(np.abs(z), np.maximum(np.abs(b), floor)))
+
+    def _unbounded(self, data, absolute, x, s) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x and s with q'x = -1, and their primal and dual residuals (batch, 2)."""
+        q = np.broadcast_to(data.q, x.shape)
+        scale = -np.vecdot(x, q)[:, None]
+        x, s = x / scale, s / scale
+        none = np.zeros((len(x), self.shape[0]))
+        Px, Ax, _ = self.products(data, x, none)
+        P_size, A_size, _ = self.products(absolute, np.abs(x), none)
+        share = 1.0 / np.vecdot(np.abs(x), np.abs(q))[:, None]
+        size = A_size + np.abs(s)
+        outside = self.violation(s) / np.maximum(_norm(size), np.finfo(float).tiny)
+        primal = np.maximum(_ratio(Ax + s, share * size), outside)
+        return x, s, np.stack((primal, _ratio(Px, share * P_size)), axis=-1)
 
 
 def _ratio(v: np.ndarray, size: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxlayers.conic.affine import Sparse
-from cvxlayers.conic.kkt import Null, Spectrum
+from cvxlayers.conic.kkt import AtSpectrum, Null, Spectrum
 from cvxlayers.conic.program import ConeData, ConeProgram
 from cvxlayers.pool import available_cpus, run
 
@@ -138,7 +138,7 @@ class SparseSystem:
         return {**self.__dict__, "_free": deque(maxlen=KEPT_FACTORS)}
 
 
-class SparseKKT:
+class SparseKKT(AtSpectrum):
     """Factors of a batch of sparse systems; `solve` as in `cvxlayers.conic.kkt.DenseKKT`."""
 
     def __init__(self, system: SparseSystem, data: ConeData, spectrum: Spectrum) -> None:
@@ -156,11 +156,6 @@ class SparseKKT:
         values *= scale[system.rows]
         values *= scale[system.cols]
         self._factors[i] = system.factor(values)
-
-    @property
-    def margin(self) -> np.ndarray:
-        """Strict complementarity (B,), as `Certificate` has it."""
-        return self.spectrum.margin
 
     def solve(self, gx: np.ndarray, gz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, Null]:
         """As `DenseKKT.solve`; of a null space one vector, at random, is found."""

@@ -121,4 +121,5 @@ class PositiveSemidefinite(Cone):
         products = Q[..., :, None, rows] * Q[..., None, :, cols]
         products = (products + products.swapaxes(-3, -2)) * (factor / 2)
         V = products[..., rows, cols, :] * factor[:, None]
-        return lam, V.astype(z.dtype, copy=False), margin.min(axis=-1)
+        # One layout, whatever the batch: products with V round by its strides.
+        return lam, V.astype(z.dtype, order="C", copy=False), margin.min(axis=-1)

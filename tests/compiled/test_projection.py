@@ -63,6 +63,13 @@ def test_kinks_are_seen():
     assert project(C, u, z, s)[0] == 0.0  # on the boundary of K*
 
 
+def spread(u):
+    """The largest absolute eigenvalue over the least one, of the worst semidefinite cone."""
+    blocks = ((block, part) for block, part in by_block(u) if isinstance(block, PositiveSemidefinite))
+    sizes = [np.abs(np.linalg.eigvalsh(block.matrix(part))) for block, part in blocks]
+    return max(size.max() / size.min() for size in sizes)
+
+
 @pytest.mark.parametrize("ratio", [1.0, 1e-3, 40.0])
 def test_the_derivative(ratio):
     """The pair inside the equilibration is (z/ratio, s), and D/(D + ratio (I - D)) the derivative there."""
@@ -72,8 +79,8 @@ def test_the_derivative(ratio):
         margin, good = decompose(C, z / ratio, s, np.full(CONE.size, ratio))
         groups = list(CONE.eigen_groups(z[None], s[None], 0.0))
         np.testing.assert_allclose(margin, min(group.margin.min() for group in groups), atol=1e-8)
-        if not good:  # at a kink of a second-order or semidefinite cone
-            assert margin < 1.0
+        if not good:  # at a kink of a curved cone, or with eigenvalues too far apart for the scaling
+            assert margin < 1.0 or spread(z / ratio - s) > 500.0
             continue
         seen += 1
         v, out = rng.standard_normal(CONE.size), np.empty(CONE.size)

@@ -11,7 +11,7 @@ from cvxlayers.conic.compiled_kkt import CompiledKKT
 from cvxlayers.conic.kkt import DenseKKT, spectrum
 from cvxlayers.conic.program import ConeData, DenseData
 from cvxlayers.conic.structure import Structure
-from cvxlayers.sets import Nonnegative, Product, SecondOrder, Zero
+from cvxlayers.sets import Nonnegative, PositiveSemidefinite, Product, SecondOrder, Zero
 from tests.solvers.problems import CONES, dense_program
 
 CURVED = ("second_order", "semidefinite", "exponential", "power", "everything")
@@ -62,6 +62,76 @@ def test_elements_at_kinks_and_singular_systems_go_to_the_dense_system():
         np.testing.assert_allclose(a, b, atol=1e-6 * (1.0 + np.abs(b).max()))
     assert set(got[3]) == set(wanted[3]) and 2 in got[3]
     assert compiled.margin[1] == dense.margin[1] < 0.5
+
+
+def test_another_right_hand_side_may_be_given_up_elsewhere():
+    """The elements that go to the dense system depend on the right-hand side, too: here on a NaN in the second one."""
+    cones = (Nonnegative(2), SecondOrder(3))
+    z, s = Product(cones).pair(np.random.default_rng(0).standard_normal((4, 5)))
+    z[1, 2:], s[1, 2:] = [1.0, 1.0, 0.0], 0.0
+    compiled, dense, _ = systems(cones, z, s, n=4)
+    gx, gz = np.random.default_rng(1).standard_normal((4, 4)), np.ones((4, 5))
+    first = compiled.solve(gx, gz)
+    bad = gx.copy()
+    bad[3, 0] = np.nan
+    wx, wz, residual, _ = compiled.solve(bad, gz)
+    assert np.isnan(wx[3]).any() and not residual[3] < 1.0
+    for got, before, wanted in zip((wx, wz), first, dense.solve(gx, gz), strict=False):
+        np.testing.assert_array_equal(got[:3], before[:3])
+        np.testing.assert_allclose(before, wanted, atol=1e-7)
+
+
+@pytest.mark.parametrize("small", [1e-6, 4e-9, 1e-12])
+def test_eigenvalues_of_very_different_size(small):
+    """The scaling has entries beyond what can be factored: that shows in the residual, or goes to the dense system."""
+    cones = (PositiveSemidefinite(6),)
+    cone, rng = Product(cones), np.random.default_rng(3)
+    Q = np.linalg.qr(rng.standard_normal((1, 6, 6)))[0]
+    values = np.array([20.0, 8.0, small, -0.007, -3.0, -12.0])
+    u = cones[0].vector((Q * values) @ Q.swapaxes(1, 2))
+    compiled, dense, program = systems(cones, *cone.pair(u), n=11, linear=True)
+    gx, gz = rng.standard_normal((2, 1, program.n)), rng.standard_normal((2, 1, program.m))
+    wx, wz, residual, _ = compiled.solve(gx, gz)
+    expected_x, expected_z, *_ = dense.solve(gx, gz)
+    assert residual.max() < 1e-9
+    np.testing.assert_allclose(wx, expected_x, atol=1e-6 * np.abs(expected_x).max())
+    np.testing.assert_allclose(wz, expected_z, atol=1e-6 * np.abs(expected_z).max())
+
+
+@pytest.mark.parametrize("least", [0.1, 0.02])
+def test_semidefinite_cones_of_common_spread_stay_in_the_kernel(least):
+    """The scaling is chosen so that its matrix can be factored."""
+    cones = (Zero(2), PositiveSemidefinite(10))
+    rng = np.random.default_rng(5)
+    Q = np.linalg.qr(rng.standard_normal((8, 10, 10)))[0]
+    values = np.array([-1.0, -0.6, -0.2, -least, least, 0.1, 0.2, 0.5, 0.7, 1.0])
+    u = np.concatenate([rng.standard_normal((8, 2)), cones[1].vector((Q * values) @ Q.swapaxes(1, 2))], axis=1)
+    z, s = Product(cones).pair(u)
+    compiled, dense, program = systems(cones, z, s, n=40)
+    compiled._others = lambda at: pytest.fail(f"{at} went to the dense system")
+    gx, gz = rng.standard_normal((2, 8, program.n)), rng.standard_normal((2, 8, program.m))
+    wx, wz, residual, _ = compiled.solve(gx, gz)
+    expected_x, expected_z, *_ = dense.solve(gx, gz)
+    assert residual.max() < 1e-9
+    np.testing.assert_allclose(wx, expected_x, atol=1e-6 * np.abs(expected_x).max())
+    np.testing.assert_allclose(wz, expected_z, atol=1e-6 * np.abs(expected_z).max())
+
+
+@pytest.mark.parametrize("kind", CURVED)
+def test_an_element_of_the_dense_system_does_not_depend_on_its_neighbours(kind):
+    """Each has its own number of rows, and its eigenvectors lie in memory as they do alone."""
+    cone = Product(CONES[kind])
+    rng = np.random.default_rng(6)
+    z, s = cone.pair(rng.standard_normal((7, cone.size)))
+    compiled, dense, program = systems(CONES[kind], z, s, n=cone.size + 1)
+    gx, gz = rng.standard_normal((2, 7, program.n)), rng.standard_normal((2, 7, program.m))
+    wx, wz, *_ = dense.solve(gx, gz)
+    for i in range(7):
+        own = slice(i, i + 1)
+        alone = DenseKKT(program.dense(_element(compiled, program, i)), spectrum(program, z[own], s[own]))
+        one_x, one_z, *_ = alone.solve(gx[:, own], gz[:, own])
+        np.testing.assert_array_equal(one_x[:, 0], wx[:, i])
+        np.testing.assert_array_equal(one_z[:, 0], wz[:, i])
 
 
 def test_an_element_does_not_depend_on_its_neighbours():

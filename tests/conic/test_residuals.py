@@ -179,3 +179,17 @@ def distance_by_cvxpy(block, v, dual):
         u, t = (w[0] / a, w[1] / (1 - a)) if dual else (w[0], w[1])
         inside = [cp.PowCone3D(u, t, w[2], a)]
     return cp.Problem(cp.Minimize(cp.norm(w - v, "inf")), inside).solve(solver=cp.CLARABEL)
+
+
+def test_a_certificate_is_judged_on_its_face():
+    """0'x <= -1 proves that there is no solution, whatever small multipliers the bounds on x still have."""
+    program = dense_program((Nonnegative(3),), 2)
+    A, b = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([-1.0, 1.0, 1.0])
+    data = program.sparse(DenseData(2, np.eye(2), np.ones(2), A, b, np.zeros(())))
+    z = np.array([[2.0, 1e-9, 1e-8], [2.0, 1e-4, 1e-4]])
+    none = np.full((2, 3), np.nan)
+    claim = ConicSolution(none[:, :2], z, none, np.full(2, Status.INFEASIBLE), np.zeros(2, np.int64))
+    for own in (data, program.dense(data)):
+        found = judge(program, own, claim)
+        assert found.status.tolist() == [Status.INFEASIBLE, Status.NUMERICAL_ERROR]
+        np.testing.assert_array_equal(found.z[0], [1.0, 0.0, 0.0])

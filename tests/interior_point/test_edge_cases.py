@@ -85,6 +85,5 @@ def test_solutions(name, library):
     out = run(library, cone, data)
     assert out.status == Status.SOLVED and (out.residuals <= 1e-7).all()
     np.testing.assert_allclose(out.x / units, expected / units, rtol=0, atol=1e-6)
-    if cone.size:
-        out = polished(library, cone, data)
+    out = polished(library, cone, data)
     np.testing.assert_allclose(out.x / units, expected / units, rtol=0, atol=1e-10)

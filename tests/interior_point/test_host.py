@@ -9,7 +9,7 @@ from cvxlayers.solvers import Native, resolve
 from cvxlayers.solvers.solver import Solver
 from tests.solvers.check_solver import check_solver
 from tests.solvers.problems import dense_program
-from tests.solvers.random_programs import CONES, Programs, families, random_cone, strict
+from tests.solvers.random_programs import CONES, Programs, faces, families, random_cone, strict
 
 
 def by(solver: Solver, programs: Programs) -> ConicSolution:
@@ -22,6 +22,13 @@ def by(solver: Solver, programs: Programs) -> ConicSolution:
 def test_every_outcome_is_proved(kind, compiled):
     for programs in families(Product(CONES[kind]), 4, 3, seed=20):
         check_solver(programs, by(resolve("native", {"compiled": compiled}), programs))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_proofs_on_a_face(compiled):
+    """The other entries of the ray only tend to zero, and nothing cancels them."""
+    for programs in faces():
+        check_solver(programs, by(Native(compiled=compiled), programs))
 
 
 @pytest.mark.parametrize("n", [1, 9])

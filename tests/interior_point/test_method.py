@@ -13,7 +13,17 @@ from cvxlayers.solvers.interior_point.method import solve
 from cvxlayers.status import Status
 from tests.interior_point.libraries import LIBRARIES, polished, run
 from tests.solvers.check_solver import check_optimal, check_solver
-from tests.solvers.random_programs import CONES, families, infeasible, known, random_cone, scaled, strict, unbounded
+from tests.solvers.random_programs import (
+    CONES,
+    faces,
+    families,
+    infeasible,
+    known,
+    random_cone,
+    scaled,
+    strict,
+    unbounded,
+)
 
 EVERYTHING, LINEAR = Product(CONES["everything"]), Product(CONES["linear"])
 # JAX compiles for each cone and shape, which takes seconds.
@@ -27,6 +37,13 @@ def test_every_outcome_is_proved(library, kind):
     for programs in families(Product(CONES[kind]), 4, 3, seed=0):
         if library == "jax" and programs.name == "redundant rows":
             continue  # another cone, and another compilation
+        check_solver(programs, run(library, programs.cone, programs.arrays))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_proofs_on_a_face(library):
+    """The other entries of the ray only tend to zero, and nothing cancels them."""
+    for programs in faces()[:: 5 if library == "jax" else 1]:
         check_solver(programs, run(library, programs.cone, programs.arrays))
 
 

@@ -206,6 +206,35 @@ def unbounded(cone: Product, n: int, batch: int, seed: int, quadratic: bool = Tr
     return Programs(name, cone, P, q, A, b, Status.UNBOUNDED, hard=boundary)
 
 
+def faces() -> list[Programs]:
+    """Programs with a proof on a face alone: zero rows that contradict b, and directions that meet nothing."""
+    both, one, none = np.eye(2), np.ones(2), np.zeros((1, 2))
+    rows, free = np.concatenate([none, both]), np.diag([1.0, 0.0, 2.0])
+    drawn: list[tuple[tuple[Cone, ...], np.ndarray, np.ndarray, np.ndarray, list[float]]] = [
+        ((Nonnegative(3),), both, one, rows, [-1.0, 1.0, 1.0]),
+        ((Nonnegative(3),), both, one, rows, [-1e-3, 1.0, 1.0]),
+        ((Nonnegative(3),), both, one, rows, [-1e5, 1.0, 1.0]),
+        ((Nonnegative(1),), 0 * both, 0 * one, none, [-1.0]),
+        ((Zero(1), Nonnegative(2)), both, one, rows, [1.0, 1.0, 1.0]),
+        (
+            (Nonnegative(2), SecondOrder(3)),
+            both,
+            one,
+            np.concatenate([both, np.zeros((3, 2))]),
+            [1.0, 1.0, 1.0, 2.0, 0.0],
+        ),
+        ((Nonnegative(1),), both * [1.0, 0.0], np.array([1.0, -1.0]), both[:1], [1.0]),
+        ((Nonnegative(1),), np.zeros((1, 1)), -one[:1], none[:, :1], [1.0]),
+        ((Nonnegative(2),), free, np.array([1.0, -1.0, 1.0]), np.eye(3)[[1, 0]] * [1.0, 0.0, 1.0], [1.0, 1.0]),
+        ((SecondOrder(3),), free, np.array([1.0, -1.0, 1.0]), free, [2.0, 0.0, 0.0]),
+    ]
+    outcomes = [Status.INFEASIBLE] * 6 + [Status.UNBOUNDED] * 4
+    return [
+        Programs("on a face", Product(cone), P[None], q[None], A[None], np.array([b]), outcome)
+        for (cone, P, q, A, b), outcome in zip(drawn, outcomes, strict=True)
+    ]
+
+
 def families(cone: Product, n: int, batch: int, seed: int) -> list[Programs]:
     """One batch of every kind that the cone allows."""
     curved = any(not isinstance(block, Zero) for block in cone.blocks)

@@ -131,7 +131,7 @@ def _solve(cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Nati
         state = method.run(method.resumed(state), settings.max_iter)
     best, last = method.split(state.best), method.split(state.point)
     point, ray = method.unscaled(best, best.tau), method.unscaled(last, last.kappa)
-    out = verdict(data, point, ray, absent, valid, state.done, state.iterations, tol)
+    out = verdict(cone, data, point, ray, absent, valid, state.done, state.iterations, tol)
     if not n:
         out = out._replace(x=out.x[..., :0])
     return out if m else out._replace(z=out.z[..., :0], s=out.s[..., :0])

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from cvxlayers.array import choose, namespace
+from cvxlayers.conic.face import multipliers_on_face, ray_on_face
 from cvxlayers.conic.residuals import CERTIFICATE, INACCURATE, INFINITE
+from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.outcome import Outcome
 from cvxlayers.status import Status
 
@@ -29,6 +31,7 @@ def residuals(
 
 
 def verdict(
+    cone: Product,
     data: tuple[Array, Array, Array, Array],
     point: tuple[Array, Array, Array],
     ray: tuple[Array, Array, Array],
@@ -55,7 +58,7 @@ def verdict(
     ray, bound = (ray_x, ray_z, ray_s), max(CERTIFICATE, 10.0 * tol)
     rest = (ray, (solved, solved), (out, out))
     (ray_x, ray_z, ray_s), (infeasible, unbounded), rays = choose(
-        xp.all(solved), lambda: rest, lambda: _certificates((P, q, A, b), ray, absent, bound)
+        xp.all(solved), lambda: rest, lambda: _proofs(cone, (P, q, A, b), ray, absent, bound)
     )
     infeasible, unbounded = valid & infeasible & ~solved, valid & unbounded & ~solved & ~infeasible
     near = valid & ~solved & ~infeasible & ~unbounded & (worst <= max(INACCURATE, 100.0 * tol))
@@ -76,6 +79,23 @@ def verdict(
     out = xp.where(infeasible | unbounded, xp.where(infeasible, rays[0], rays[1]), out)
     out = xp.where(valid, out, nan)
     return Outcome(x, z, s, _int32(status[..., 0]), _int32(iterations[..., 0]), out)
+
+
+def _proofs(cone: Product, data: tuple, ray: tuple[Array, Array, Array], absent: Array, bound: float) -> tuple:
+    """`_certificates` of the ray, or of what is left of it on its face where only that is a proof."""
+    P, q, A, b = data
+    xp = namespace(q)
+    x, z, s = ray
+    size_A = xp.abs(A)
+    z = multipliers_on_face(z, xp.sum(size_A, axis=-1) + xp.abs(b), cone)
+    x, s = ray_on_face(x, s, xp.sum(xp.abs(P), axis=-1) + xp.sum(size_A, axis=-2) + xp.abs(q), cone)
+    whole = _certificates(data, ray, absent, bound)
+    face = _certificates(data, (x, z, s), absent, bound)
+    infeasible, unbounded = whole[1]
+    masks = (unbounded, infeasible, unbounded)
+    rays = tuple(xp.where(mask, v, w) for mask, v, w in zip(masks, whole[0], face[0], strict=True))
+    residuals = tuple(xp.where(mask, v, w) for mask, v, w in zip(whole[1], whole[2], face[2], strict=True))
+    return rays, (infeasible | face[1][0], unbounded | face[1][1]), residuals
 
 
 def _certificates(data: tuple, ray: tuple, absent: Array, bound: float) -> tuple:
