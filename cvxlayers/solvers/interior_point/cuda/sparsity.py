@@ -124,7 +124,7 @@ class Sparsity:
             directory += [end, len(values)]
             parts.append(values.astype(np.uint64))
             end += len(values)
-        ahead = np.zeros(32, np.uint64)  # `gather` looks one block ahead
+        ahead = np.zeros(32 * 4, np.uint64)  # `gather` looks four blocks ahead
         return np.concatenate([np.array(directory, np.uint64), *parts, ahead]).view(np.int64)
 
 
