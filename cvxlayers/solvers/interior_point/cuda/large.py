@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cvxlayers.array import namespace, recorded
@@ -86,7 +87,7 @@ def _beside(parts: Callable[[Work], Iterator[None]], rows: Layout, P: Tensor, A:
 
 @dataclass(frozen=True)
 class Work:
-    """A portion of a batch: its problems, the terms of their matrices, the matrices (count, n, n) and their factors."""
+    """A portion of a batch: its problems, the terms of their matrices, and the matrices (count, n, n) and factors."""
 
     rows: Layout
     P: Tensor
@@ -95,20 +96,19 @@ class Work:
     count: int
     elements: Tensor
     terms: tuple[Tensor, Tensor, Tensor]  # rows, weights and scales of large.cuh
-    matrix: Tensor
-    factor: Tensor
+    matrices: tuple[Tensor, Tensor]
     factorize: Callable[[], Any]
 
     def resumed(self, going: Tensor | None, part: int) -> Resumed:
         """What a part of a kernel is told."""
-        return Resumed(*map(_address, (self.elements, going, *self.terms, self.factor)), part)
+        return Resumed(*map(_address, (self.elements, going, *self.terms, self.matrices[1])), part)
 
     def form(self, going: Tensor | None) -> None:
         """The lower triangle of c d P d + A'H^-1 A of the problems that go on."""
         m, n = self.A.shape[-2:]
         launch = gram_launch(self.rows, n, m)
         strides = (0 if len(v) == 1 else v[0].numel() for v in (self.P, self.A))
-        data, terms = (self.P, self.A), (self.elements, going, *self.terms, self.matrix)
+        data, terms = (self.P, self.A), (self.elements, going, *self.terms, self.matrices[0])
         arguments = GramArguments(*map(_address, data), *strides, *map(_address, terms))
         kernel("gram", launch, self.A.device)(self.count * gram_tiles(n), launch.threads, arguments)
 
@@ -123,17 +123,18 @@ def _work(rows: Layout, P: Tensor, A: Tensor, first: int, count: int, place: int
 
     elements = xp.arange(first, first + count, dtype=xp.int32, device=A.device)
     terms, matrices = (empty(m - rows.linear, n), empty(m), empty(n + 2)), (empty(n, n), empty(n, n))
-    graph = recorded((_factor, place), lambda _, matrices: _factor(*matrices), 1, (), matrices)
+    work = partial(Work, rows, P, A, first, count, elements, terms)
+    graph = recorded((_factor, place), lambda _, matrices: _factor(matrices), 1, (), matrices)
     if graph is None:
-        yield Work(rows, P, A, first, count, elements, terms, *matrices, lambda: _factor(*matrices))
+        yield work(matrices, partial(_factor, matrices))
         return
     with graph.session() as replay:
-        yield Work(rows, P, A, first, count, elements, terms, *graph.state, replay)
+        yield work(graph.state, replay)
 
 
-def _factor(matrix: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    factor_blocks(matrix, factor)
-    return matrix, factor
+def _factor(matrices: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    factor_blocks(*matrices)
+    return matrices
 
 
 def _address(v: Tensor | None) -> int | None:
