@@ -29,7 +29,7 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
 Tensor = Any
 Start = Callable[[int, Resumed], None]
 
-BESIDE = 2  # portions of a batch that are solved at the same time
+BESIDE = 3  # portions of a batch that are solved at the same time
 MOST_BYTES = 1 << 29  # of the matrices and factors of one
 
 

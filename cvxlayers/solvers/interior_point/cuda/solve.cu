@@ -32,6 +32,10 @@ constexpr real ABSENT = 0.999e20, INFINITE = 1e20;
 constexpr real INACCURACY = 1e-4, CERTIFICATE = 1e-6;
 constexpr int REFINEMENTS = 3;
 constexpr real SNAP = 1e4;  // as in projections.cuh
+// A step on the rows that are active: when it is tried, how much less open than the time before, and how far inside the
+// cones it has to end.
+constexpr real GOAL = 0.01;  // of the tolerance: what is aimed at
+constexpr real NEAR = 1e-2, OPEN = 1e-1, STRICT = 1e-8;
 
 // Vectors of n beside those of scales.cuh: the scaled q, the iterate, P x, and a residual of the embedding;
 DEVICE real *qh() { return wide_kept(1); }
@@ -287,7 +291,7 @@ struct Measure {
     real xPx, qx, bz, sz;   // of the scaled embedding
     real rp, rd;            // norms of the unscaled residuals, and of products, of the homogeneous iterate
     real ATz, Ax_s, Px;
-    bool unclear;           // whether it is open of some linear row if it is active: the derivative would smooth it
+    real open;              // the largest ratio of z to s in a linear row, or of s to z: small where it is clear which are active
 };
 
 // Px, rx, rz and the measures of the iterate; ends with a meeting.
@@ -327,11 +331,11 @@ FUNCTION Measure measure(real tau, real norm_q, real norm_b) {
         sums[9] += bi * z()[i];
         sums[10] += si * z()[i];
         const real z_own = scale * scale * by_c * z()[i];
-        if (i >= ZEROS && i < LINEAR && scale > 0.0 && z_own < SNAP * si && si < SNAP * z_own) maxima[0] = 1.0;
+        if (i >= ZEROS && i < LINEAR && scale > 0.0) maxima[0] = larger(maxima[0], smaller(z_own, si) / larger(z_own, si));
     }
     reduce(sums, maxima);
     Measure is;
-    is.unclear = maxima[0] > 0.0;
+    is.open = maxima[0];
     is.Px = sqrt(sums[0]), is.ATz = sqrt(sums[1]), is.Ax_s = sqrt(sums[8]);
     is.xPx = sums[3], is.qx = sums[4], is.bz = sums[9], is.sz = sums[10];
     is.rp = sqrt(sums[7]), is.rd = sqrt(sums[2]);
@@ -486,11 +490,14 @@ struct Progress {
     real least, expected_rp, expected_rd;
     Measure is;
     int status, iteration, good, stalled;
+    bool finishing;    // whether the active rows are equalities in the factor
+    bool moved;        // whether the step with them stayed in the cones
+    real open;         // what `Measure::open` has to be for it
 };
 
 // Scales, and what the iterations start from; false if the data are invalid.
 DEVICE bool begin(Progress &p) {
-    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0};
+    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, OPEN};
     if (!equilibrate()) return false;
     real norms[2] = {0.0, 0.0}, none[1] = {0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(GLOBAL(header().q + j));
@@ -501,19 +508,78 @@ DEVICE bool begin(Progress &p) {
     return true;
 }
 
+#if !CURVED
+// (x, z, s) and (X, Z, dS) change places; ends with a meeting.
+FUNCTION void swap() {
+    LOOP for (int j = thread(); j < size; j += THREADS) {
+        const real other = X()[j];
+        X()[j] = x()[j], x()[j] = other;
+    }
+    LOOP for (int i = thread(); i < m; i += THREADS) {
+        const real dual = Z()[i], primal = dS()[i];
+        Z()[i] = z()[i], z()[i] = dual;
+        dS()[i] = s()[i], s()[i] = primal;
+    }
+    meet();
+}
+
+// One Newton step on the optimality conditions with the rows that seem active as equalities, and z = 0 at the others: of a
+// quadratic objective the solution, if these are the rows. The iterate goes to (X, Z, dS), or it stays where the
+// step leaves the cones; returns whether it moved.
+FUNCTION bool finish(real tau) {
+    LOOP for (int j = thread(); j < size; j += THREADS) f()[j] = j < n ? -rx()[j] : 0.0;
+    LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = h()[i] > 0.0 ? h()[i] * z()[i] : s()[i] - rz()[i];
+    const int refinements = header().refinements;
+    meet();
+    if (thread() == 0 && refinements < 2) header().refinements = 2;
+    meet();
+    solve_kkt<1>();
+    if (thread() == 0) header().refinements = refinements;
+    LOOP for (int j = thread(); j < size; j += THREADS) {
+        X()[j] += x()[j];
+        w()[j] = j < n ? d()[j] * X()[j] : 0.0;
+    }
+    meet();
+    times_A<1, PLAIN>({w(), 0}, {dS(), 0});
+    meet();
+    real outside = 0.0;
+    LOOP for (int i = thread(); i < m; i += THREADS) {
+        const bool active = h()[i] == 0.0;
+        Z()[i] = active ? z()[i] + Z()[i] : 0.0;
+        dS()[i] = active ? 0.0 : bh()[i] * tau - e()[i] * dS()[i];
+        if (i >= ZEROS && !((active ? Z()[i] : dS()[i]) > STRICT * tau)) outside = 1.0;
+    }
+    if (reduced_max(outside) > 0.0) return false;
+    swap();
+    return true;
+}
+#endif
+
 // Measure the iterate and scale the cones at it; false where the iterations end.
 DEVICE bool approach(const Arguments &a, Progress &p) {
-    const Measure is = p.is = measure(p.tau, p.norm_q, p.norm_b);
-    p.stalled = is.worst < 0.8 * p.least ? 0 : p.stalled + 1;
-    p.least = smaller(p.least, is.worst);
-    if (is.worst < p.best && is.worst <= larger(INACCURACY, 100.0 * a.tol)) {
-        store(a, 1.0 / p.tau, true, true);
-        p.best = is.worst, p.primal = is.primal, p.dual = is.dual, p.gap = is.gap;
+    Measure is = measure(p.tau, p.norm_q, p.norm_b);
+    bool again = false;  // whether this is the iterate of the time before
+#if !CURVED
+    if (p.finishing && !(p.moved && is.worst <= GOAL * a.tol)) {
+        again = true;
+        if (p.moved) swap(), is = measure(p.tau, p.norm_q, p.norm_b);
+        p.open = OPEN * is.open;
     }
-    p.good += p.best <= a.tol;
+    p.finishing = false;
+#endif
+    p.is = is;
+    if (!again) {
+        p.stalled = is.worst < 0.8 * p.least ? 0 : p.stalled + 1;
+        p.least = smaller(p.least, is.worst);
+        if (is.worst < p.best && is.worst <= larger(INACCURACY, 100.0 * a.tol)) {
+            store(a, 1.0 / p.tau, true, true);
+            p.best = is.worst, p.primal = is.primal, p.dual = is.dual, p.gap = is.gap;
+        }
+        p.good += p.best <= a.tol;
+    }
     // Curved cones get a Newton step afterwards; with linear ones, iterations that tell the active rows take its place.
-    const bool unclear = !CURVED && is.unclear;
-    if ((p.best <= 0.01 * a.tol && !unclear) || p.good > (unclear ? 5 : 2) || (p.good && p.stalled)) return false;
+    const bool unclear = !CURVED && SNAP * is.open > 1.0;
+    if ((p.best <= GOAL * a.tol && !unclear) || p.good > (unclear ? 5 : 2) || (p.good && p.stalled)) return false;
     if (p.kappa > p.tau) {
         const real infeasible = certificate_of_infeasibility(is);
         if (infeasible <= 0.5 * CERTIFICATE) {
@@ -546,7 +612,11 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
     if ((CURVED && is.worst < 10.0 * a.tol) || (p.stalled && is.worst < 1e-4)) refinements = REFINEMENTS;
     meet();
     if (thread() == 0) header().refinements = refinements;
-    scale_cones(z(), s());
+#if !CURVED
+    p.finishing = p.tau > p.kappa && is.worst <= NEAR && is.open <= p.open;
+    if (p.finishing) fix_active_rows(z(), s());
+#endif
+    if (!p.finishing) scale_cones(z(), s());
     meet();
     return true;
 }
@@ -554,6 +624,12 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
 // Predictor, corrector and step with the factor of the iterate's matrix; false where no step is left.
 DEVICE bool advance(Progress &p) {
     const Measure &is = p.is;
+#if !CURVED
+    if (p.finishing) {
+        p.moved = finish(p.tau), ++p.iteration;
+        return true;
+    }
+#endif
     const real tau = p.tau, kappa = p.kappa, mu = (is.sz + tau * kappa) / (degree + 1);
     real none[1] = {0.0};
     // The affine right-hand side (-rx, s - rz), and the constant one (-q, b).
