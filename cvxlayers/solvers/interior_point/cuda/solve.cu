@@ -34,8 +34,11 @@ constexpr int REFINEMENTS = 3;
 constexpr real SNAP = 1e4;  // as in projections.cuh
 // A step on the rows that are active: when it is tried, how much less open than the time before, and how far inside the
 // cones it has to end.
-constexpr real GOAL = 0.01;  // of the tolerance: what is aimed at
-constexpr real NEAR = 1e-2, OPEN = 1e-1, STRICT = 1e-8;
+constexpr real GOAL = 0.01, EXACT = 1e-4;  // of the tolerance: what is aimed at, and where no Newton step helps any more
+// A Newton step on the rows that are active is tried where the residual is NEAR and the activity is at most OPEN (`Measure`),
+// after a failure that share of what it was; it has to end strictly inside the other rows.
+constexpr real NEAR = 1e-2, OPEN = 0.1, STRICT = 1e-8;
+constexpr int NEWTON_STEPS = 3;  // with one factor, which is regularized
 
 // Vectors of n beside those of scales.cuh: the scaled q, the iterate, P x, and a residual of the embedding;
 DEVICE real *qh() { return wide_kept(1); }
@@ -490,14 +493,14 @@ struct Progress {
     real least, expected_rp, expected_rd;
     Measure is;
     int status, iteration, good, stalled;
-    bool finishing;    // whether the active rows are equalities in the factor
-    bool moved;        // whether the step with them stayed in the cones
-    real open;         // what `Measure::open` has to be for it
+    bool finishing;                        // whether the factor is that of the active rows
+    bool measured, finished;               // whether they have been tried, and are those of the solution
+    real open;                             // what `Measure::open` has to be to try them
 };
 
 // Scales, and what the iterations start from; false if the data are invalid.
 DEVICE bool begin(Progress &p) {
-    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, OPEN};
+    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, false, OPEN};
     if (!equilibrate()) return false;
     real norms[2] = {0.0, 0.0}, none[1] = {0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(GLOBAL(header().q + j));
@@ -508,66 +511,12 @@ DEVICE bool begin(Progress &p) {
     return true;
 }
 
-#if !CURVED
-// (x, z, s) and (X, Z, dS) change places; ends with a meeting.
-FUNCTION void swap() {
-    LOOP for (int j = thread(); j < size; j += THREADS) {
-        const real other = X()[j];
-        X()[j] = x()[j], x()[j] = other;
-    }
-    LOOP for (int i = thread(); i < m; i += THREADS) {
-        const real dual = Z()[i], primal = dS()[i];
-        Z()[i] = z()[i], z()[i] = dual;
-        dS()[i] = s()[i], s()[i] = primal;
-    }
-    meet();
-}
-
-// One Newton step on the optimality conditions with the rows that seem active as equalities, and z = 0 at the others: of a
-// quadratic objective the solution, if these are the rows. The iterate goes to (X, Z, dS), or it stays where the
-// step leaves the cones; returns whether it moved.
-FUNCTION bool finish(real tau) {
-    LOOP for (int j = thread(); j < size; j += THREADS) f()[j] = j < n ? -rx()[j] : 0.0;
-    LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = h()[i] > 0.0 ? h()[i] * z()[i] : s()[i] - rz()[i];
-    const int refinements = header().refinements;
-    meet();
-    if (thread() == 0 && refinements < 2) header().refinements = 2;
-    meet();
-    solve_kkt<1>();
-    if (thread() == 0) header().refinements = refinements;
-    LOOP for (int j = thread(); j < size; j += THREADS) {
-        X()[j] += x()[j];
-        w()[j] = j < n ? d()[j] * X()[j] : 0.0;
-    }
-    meet();
-    times_A<1, PLAIN>({w(), 0}, {dS(), 0});
-    meet();
-    real outside = 0.0;
-    LOOP for (int i = thread(); i < m; i += THREADS) {
-        const bool active = h()[i] == 0.0;
-        Z()[i] = active ? z()[i] + Z()[i] : 0.0;
-        dS()[i] = active ? 0.0 : bh()[i] * tau - e()[i] * dS()[i];
-        if (i >= ZEROS && !((active ? Z()[i] : dS()[i]) > STRICT * tau)) outside = 1.0;
-    }
-    if (reduced_max(outside) > 0.0) return false;
-    swap();
-    return true;
-}
-#endif
-
 // Measure the iterate and scale the cones at it; false where the iterations end.
 DEVICE bool approach(const Arguments &a, Progress &p) {
-    Measure is = measure(p.tau, p.norm_q, p.norm_b);
-    bool again = false;  // whether this is the iterate of the time before
-#if !CURVED
-    if (p.finishing && !(p.moved && is.worst <= GOAL * a.tol)) {
-        again = true;
-        if (p.moved) swap(), is = measure(p.tau, p.norm_q, p.norm_b);
-        p.open = OPEN * is.open;
-    }
-    p.finishing = false;
-#endif
-    p.is = is;
+    if (!p.measured) p.is = measure(p.tau, p.norm_q, p.norm_b);
+    const Measure is = p.is;
+    const bool again = p.measured && !p.finished;  // whether this is the iterate of the time before
+    p.measured = false;
     if (!again) {
         p.stalled = is.worst < 0.8 * p.least ? 0 : p.stalled + 1;
         p.least = smaller(p.least, is.worst);
@@ -577,9 +526,10 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
         }
         p.good += p.best <= a.tol;
     }
-    // Curved cones get a Newton step afterwards; with linear ones, iterations that tell the active rows take its place.
+    // Curved cones get a Newton step afterwards; linear ones have theirs here, or go on until the active rows are clear.
     const bool unclear = !CURVED && SNAP * is.open > 1.0;
-    if ((p.best <= GOAL * a.tol && !unclear) || p.good > (unclear ? 5 : 2) || (p.good && p.stalled)) return false;
+    const bool ends = (p.best <= GOAL * a.tol && !unclear) || p.good > (unclear ? 5 : 2) || (p.good && p.stalled);
+    if (ends && (CURVED || unclear || again || p.finished)) return false;
     if (p.kappa > p.tau) {
         const real infeasible = certificate_of_infeasibility(is);
         if (infeasible <= 0.5 * CERTIFICATE) {
@@ -613,7 +563,7 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
     meet();
     if (thread() == 0) header().refinements = refinements;
 #if !CURVED
-    p.finishing = p.tau > p.kappa && is.worst <= NEAR && is.open <= p.open;
+    p.finishing = ends || (p.tau > p.kappa && is.worst <= NEAR && is.open <= p.open);
     if (p.finishing) fix_active_rows(z(), s());
 #endif
     if (!p.finishing) scale_cones(z(), s());
@@ -621,15 +571,78 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
     return true;
 }
 
+#if !CURVED
+// The iterate goes to where no product with the factor writes, or comes back from there.
+DEVICE void keep_iterate(bool back) {
+    LOOP for (int j = thread(); j < size; j += THREADS) *(back ? x() + j : f() + size + j) = back ? f()[size + j] : x()[j];
+    LOOP for (int i = thread(); i < m; i += THREADS) {
+        *(back ? z() + i : g() + tall + i) = back ? g()[tall + i] : z()[i];
+        *(back ? s() + i : ds() + i) = back ? ds()[i] : s()[i];
+    }
+}
+
+// One Newton step on the optimality conditions with s = 0 at the rows that `fix_active_rows` took for active, and z = 0 at the
+// others; whether it ends strictly inside the cones. Ends with a meeting.
+FUNCTION bool step_on_active_rows(real tau) {
+    LOOP for (int j = thread(); j < size; j += THREADS) f()[j] = j < n ? -rx()[j] : 0.0;
+    LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = h()[i] > 0.0 ? h()[i] * z()[i] : s()[i] - rz()[i];
+    meet();
+    solve_kkt<1>();
+    LOOP for (int j = thread(); j < size; j += THREADS) {
+        x()[j] += X()[j];
+        w()[j] = j < n ? d()[j] * x()[j] : 0.0;
+    }
+    meet();
+    times_A<1, PLAIN>({w(), 0}, {t(), 0});
+    meet();
+    real outside = 0.0;
+    LOOP for (int i = thread(); i < m; i += THREADS) {
+        const bool active = h()[i] == 0.0;
+        z()[i] = active ? z()[i] + Z()[i] : 0.0;
+        s()[i] = active ? 0.0 : bh()[i] * tau - e()[i] * t()[i];
+        if (i >= ZEROS && !(larger(z()[i], s()[i]) > STRICT * tau)) outside = 1.0;
+    }
+    return !(reduced_max(outside) > 0.0);
+}
+
+// Newton's method on the active rows: the solution of a quadratic program, if they are the right ones; else the iterate
+// stays. Measured either way.
+FUNCTION bool finish(Progress &p, real tol) {
+    const int refinements = header().refinements;
+    meet();
+    if (thread() == 0) header().refinements = 0;
+    keep_iterate(false);
+    real worst = 1e300;
+    LOOP for (int step = 0; step < NEWTON_STEPS && worst > EXACT * tol; ++step) {
+        if (!step_on_active_rows(p.tau)) {
+            worst = 1e300;
+            break;
+        }
+        p.is = measure(p.tau, p.norm_q, p.norm_b);
+        worst = p.is.worst;
+    }
+    const bool found = worst <= GOAL * tol;
+    if (!found) {
+        keep_iterate(true);
+        meet();
+        p.is = measure(p.tau, p.norm_q, p.norm_b);
+        p.open = OPEN * p.is.open;
+    }
+    if (thread() == 0) header().refinements = refinements;
+    meet();
+    return found;
+}
+#endif
+
 // Predictor, corrector and step with the factor of the iterate's matrix; false where no step is left.
-DEVICE bool advance(Progress &p) {
-    const Measure &is = p.is;
+DEVICE bool advance(const Arguments &a, Progress &p) {
 #if !CURVED
     if (p.finishing) {
-        p.moved = finish(p.tau), ++p.iteration;
+        p.finished = finish(p, a.tol), p.measured = true, ++p.iteration;
         return true;
     }
 #endif
+    const Measure &is = p.is;
     const real tau = p.tau, kappa = p.kappa, mu = (is.sz + tau * kappa) / (degree + 1);
     real none[1] = {0.0};
     // The affine right-hand side (-rx, s - rz), and the constant one (-q, b).
@@ -738,7 +751,7 @@ extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) solve(
         if (a.resumed.part == 1)
             start();
         else
-            going = advance(p);
+            going = advance(a, p);
         if (going) going = approach(a, p);
     }
     if (going)
@@ -755,7 +768,7 @@ extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) solve(
         start();
         LOOP while (approach(a, p)) {
             factor_normal();
-            if (!advance(p)) break;
+            if (!advance(a, p)) break;
         }
     }
     conclude(a, p);
