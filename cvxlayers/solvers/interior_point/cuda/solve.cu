@@ -32,13 +32,11 @@ constexpr real ABSENT = 0.999e20, INFINITE = 1e20;
 constexpr real INACCURACY = 1e-4, CERTIFICATE = 1e-6;
 constexpr int REFINEMENTS = 3;
 constexpr real SNAP = 1e4;  // as in projections.cuh
-// A step on the rows that are active: when it is tried, how much less open than the time before, and how far inside the
-// cones it has to end.
 constexpr real GOAL = 0.01, EXACT = 1e-4;  // of the tolerance: what is aimed at, and where no Newton step helps any more
-// A Newton step on the rows that are active is tried where the residual is NEAR and the activity is at most OPEN (`Measure`),
-// after a failure that share of what it was; it has to end strictly inside the other rows.
-constexpr real NEAR = 1e-2, OPEN = 0.1, STRICT = 1e-8;
-constexpr int NEWTON_STEPS = 3;  // with one factor, which is regularized
+// Newton's method on the active rows is tried where the largest residual is at most NEAR, and `Measure::open` OPEN, or
+// RETRY of what it was when it failed; every row has to stay STRICTly on its side.
+constexpr real NEAR = 1e-2, OPEN = 0.1, RETRY = 0.01, STRICT = 1e-10;
+constexpr int NEWTON_STEPS = 3;  // the factor is regularized: one is not exact
 
 // Vectors of n beside those of scales.cuh: the scaled q, the iterate, P x, and a residual of the embedding;
 DEVICE real *qh() { return wide_kept(1); }
@@ -572,13 +570,8 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
 }
 
 #if !CURVED
-// The iterate goes to where no product with the factor writes, or comes back from there.
-DEVICE void keep_iterate(bool back) {
-    LOOP for (int j = thread(); j < size; j += THREADS) *(back ? x() + j : f() + size + j) = back ? f()[size + j] : x()[j];
-    LOOP for (int i = thread(); i < m; i += THREADS) {
-        *(back ? z() + i : g() + tall + i) = back ? g()[tall + i] : z()[i];
-        *(back ? s() + i : ds() + i) = back ? ds()[i] : s()[i];
-    }
+DEVICE void copy(const real *from, real *to, int count) {
+    LOOP for (int i = thread(); i < count; i += THREADS) to[i] = from[i];
 }
 
 // One Newton step on the optimality conditions with s = 0 at the rows that `fix_active_rows` took for active, and z = 0 at the
@@ -605,13 +598,14 @@ FUNCTION bool step_on_active_rows(real tau) {
     return !(reduced_max(outside) > 0.0);
 }
 
-// Newton's method on the active rows: the solution of a quadratic program, if they are the right ones; else the iterate
-// stays. Measured either way.
+// Newton's method on the active rows: true with the solution, if they are the right ones; else the iterate stays. What is
+// found is measured. No right-hand side but the first is in use, nor d_s, so that the iterate is kept there.
 FUNCTION bool finish(Progress &p, real tol) {
     const int refinements = header().refinements;
     meet();
     if (thread() == 0) header().refinements = 0;
-    keep_iterate(false);
+    real *const kept_x = f() + size, *const kept_z = g() + tall, *const kept_s = ds();
+    copy(x(), kept_x, size), copy(z(), kept_z, m), copy(s(), kept_s, m);
     real worst = 1e300;
     LOOP for (int step = 0; step < NEWTON_STEPS && worst > EXACT * tol; ++step) {
         if (!step_on_active_rows(p.tau)) {
@@ -623,10 +617,10 @@ FUNCTION bool finish(Progress &p, real tol) {
     }
     const bool found = worst <= GOAL * tol;
     if (!found) {
-        keep_iterate(true);
+        copy(kept_x, x(), size), copy(kept_z, z(), m), copy(kept_s, s(), m);
         meet();
         p.is = measure(p.tau, p.norm_q, p.norm_b);
-        p.open = OPEN * p.is.open;
+        p.open = RETRY * p.is.open;
     }
     if (thread() == 0) header().refinements = refinements;
     meet();
