@@ -11,7 +11,7 @@ import ctypes
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -129,7 +129,7 @@ def multiprocessors(device: Any) -> tuple[int, bool]:
 
 
 def in_turn(runs: Sequence[Iterator[None]], device: Any) -> None:
-    """All of the runs, each on a stream of its own, and in turn: a run yields where it is about to wait for its stream.
+    """All of the runs, each on a stream of its own, and in turn: a run yields while it waits for its stream.
 
     The streams go on from where PyTorch's current one is, which waits for them at the end.
     """
@@ -149,6 +149,21 @@ def in_turn(runs: Sequence[Iterator[None]], device: Any) -> None:
     finally:
         for stream in streams:
             current.wait_stream(stream)
+
+
+def on_its_way(values: Any) -> tuple[Any, Callable[[], bool]]:
+    """A copy of a PyTorch tensor on the host, and whether it has come by now; queued on the current stream.
+
+    While the caller records a CUDA graph, there is none: (None, always true).
+    """
+    import torch
+
+    if torch.cuda.is_current_stream_capturing():
+        return None, lambda: True
+    copy, event = torch.empty(values.shape, dtype=values.dtype, pin_memory=True), torch.cuda.Event()
+    copy.copy_(values, non_blocking=True)
+    event.record()
+    return copy, event.query
 
 
 def cache_folder() -> Path:

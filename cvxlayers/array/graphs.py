@@ -91,6 +91,8 @@ def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constan
     tensors = leaves((constants, state))
     if not all(is_torch_array(t) and t.is_cuda for t in tensors) or torch.compiler.is_compiling():
         return None
+    if torch.cuda.is_current_stream_capturing():  # the caller's graph is to hold the work itself
+        return None
     if sum(t.numel() * t.element_size() for t in tensors) > MOST_BYTES:
         return None
     key = (key, count, tensors[0].device, tuple((t.shape, t.dtype) for t in tensors))

@@ -72,30 +72,34 @@ def _in_parts(launch: launching.Launch, kept: int, wide: int) -> launching.Launc
     return replace(launch, threads=threads, shared_bytes=227 * 1024, workspace=workspace, macros=tuple(macros.items()))
 
 
-def _factor(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """The Cholesky factors of matrix + rows'rows with inverted diagonal blocks."""
-    L = np.linalg.cholesky(matrix + rows.mT @ rows)
+def _factor(M: np.ndarray) -> np.ndarray:
+    """The Cholesky factors with inverted diagonal blocks, of matrices by their lower triangles."""
+    L = np.linalg.cholesky(M)
     for start in range(0, L.shape[-1], BLOCK):
         own = slice(start, start + BLOCK)
         L[:, own, own] = np.linalg.inv(L[:, own, own])
     return L
 
 
-def _run_in_parts(name: str, launch: launching.Launch, batch: int, n: int, m: int, arguments, backwards: bool) -> None:
+def _run_in_parts(
+    name: str, launch: launching.Launch, rows: launching.Layout, P, A, batch: int, arguments, backwards: bool
+) -> None:
     """The parts of a kernel until no problem needs another, each with every problem that does."""
-    going, parts = np.ones(batch, np.int32), itertools.count()
-    factor = np.zeros((batch, n, n))
+    (m, n), going, parts = A.shape[-2:], np.ones(batch, np.int32), itertools.count()
+    factor, forming = np.zeros((batch, n, n)), launching.gram_launch(rows, n, m)
     while going.any():
         elements = np.flatnonzero(going).astype(np.int32)
-        rows, matrix = np.full((len(elements), m, n), np.nan), np.full((len(elements), n, n), np.nan)
-        addresses = map(_address, (elements, going, rows, matrix, factor))
+        shapes = ((m - rows.linear, n), (m,), (n + 2,), (n, n))
+        *terms, M = (np.full((len(elements), *shape), np.nan) for shape in shapes)
         part = next(parts)
-        arguments.resumed = launching.Resumed(*addresses, min(part, 2))
+        arguments.resumed = launching.Resumed(*map(_address, (elements, going, *terms, factor)), min(part, 2))
         run(name, launch, len(elements), arguments, backwards)
         if name == "linear_solve":
             going[:] = part == 0
-        left = np.flatnonzero(going[elements])
-        factor = _factor(rows[left], matrix[left])
+        tables = map(_address, (elements, going, *terms, M))
+        formed = launching.GramArguments(_address(P), _address(A), _stride(P, batch), _stride(A, batch), *tables)
+        run("gram", forming, len(elements) * launching.gram_tiles(n), formed, backwards)
+        factor = _factor(M[np.flatnonzero(going[elements])])
 
 
 def _address(array: np.ndarray) -> int:
@@ -148,7 +152,7 @@ def solve(
         _table(sparsity),
     )  # fmt: skip
     if members:
-        _run_in_parts("solve", launch, batch, n, m, arguments, backwards)
+        _run_in_parts("solve", launch, rows, P, A, batch, arguments, backwards)
     else:
         run("solve", launch, batch, arguments, backwards)
     return Outcome(x, z, s, status, iterations, residuals)
@@ -186,7 +190,7 @@ def linear_solve(
         launch.workspace, batch, several, 1, _table(sparsity),
     )  # fmt: skip
     if members:
-        _run_in_parts("linear_solve", launch, batch, n, m, arguments, backwards)
+        _run_in_parts("linear_solve", launch, rows, P, A, batch, arguments, backwards)
     else:
         run("linear_solve", launch, batch, arguments, backwards)
     return wx, wz, residual

@@ -151,6 +151,13 @@ inline double lanes_max(double v, int width) {
     return most;
 }
 
+template <int COUNT> void copy_ahead(double *to, const double *from, bool there) {
+    for (int k = 0; k < COUNT; ++k) to[k] = there ? from[k] : 0.0;
+}
+
+inline void copies_sent() {}
+template <int GROUPS> void copies_came() {}
+
 inline void multiply_tile(double *c, double a0, double a1, double b) {
     double(*box)[32] = emulator::exchange(a0, a1, b);
     const int g = emulator::current % 32 / 4, t = emulator::current % 4;

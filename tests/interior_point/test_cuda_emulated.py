@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.gpu_kernels import dense_qp
 from cvxlayers.conic.kkt import DenseKKT, spectrum
 from cvxlayers.conic.program import ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.residuals import judge
@@ -143,15 +144,38 @@ def test_absent_constraints():
 
 @emulated
 def test_weakly_active_rows():
-    """It goes on past the tolerance until z and s of each row differ by 1e4: no derivative is smoothed."""
+    """It is clear of each row whether it is active: no derivative is smoothed."""
     n = 3
     P, q, A = np.eye(n)[None], np.array([[-1.0, -1.0, -1.0]]), np.eye(n)[None]
     b = 1.0 + np.array([[-2e-4, 1e-4, 1.0], [5e-5, -5e-5, 1.0], [-3e-5, 3e-4, 1.0]])  # x is the lesser of 1 and b
     out = solve(Product((Nonnegative(n),)), P, q, A, b)
-    ratio = out.z / out.s
-    assert (out.status == Status.SOLVED).all() and (np.minimum(ratio, 1 / ratio) < 1e-4).all()
-    np.testing.assert_allclose(out.x, np.minimum(b, 1.0), atol=1e-8)
-    assert np.array_equal(ratio > 1, b < 1)
+    assert (out.status == Status.SOLVED).all() and (out.z * out.s == 0.0).all()
+    np.testing.assert_allclose(out.x, np.minimum(b, 1.0), atol=1e-12)
+    assert np.array_equal(out.z > out.s, b < 1)
+
+
+@emulated
+def test_undecided_rows():
+    """Rows with z = s = 0 at the solution, which no choice of active rows gets right: the iterations go on instead."""
+    n = 6
+    P, q, A = np.eye(n)[None], -np.ones((3, n)), np.eye(n)[None]
+    b = np.where(np.arange(n) < np.array([[0], [1], [3]]), 1.0, np.linspace(0.5, 1.5, n))  # x = 1 without constraints
+    out = solve(Product((Nonnegative(n),)), P, q, A, b)
+    assert (out.status == Status.SOLVED).all() and (out.z >= 0.0).all() and (out.s >= 0.0).all()
+    np.testing.assert_allclose(out.x, np.minimum(b, 1.0), atol=1e-4)
+    assert (out.x[0] == out.x[0]).all() and out.residuals.max() <= 1e-8
+
+
+@emulated
+@pytest.mark.parametrize("members", [0, 2])
+def test_exact_solutions_of_linear_cones(members):
+    """The last step is on the active rows: optimality conditions hold to rounding errors."""
+    cone, P, q, A, b = dense_qp(30, 25, 4, equalities=5)
+    out = solve(cone, P, q, A, b, members=members)
+    z, s = out.z, b - np.einsum("bij,bj->bi", A, out.x)
+    assert (out.status == Status.SOLVED).all() and (out.z * out.s == 0.0).all()
+    np.testing.assert_allclose(s, out.s, atol=1e-10)
+    np.testing.assert_allclose(np.einsum("bij,bj->bi", P, out.x) + np.einsum("bij,bi->bj", A, z), -q, atol=1e-10)
 
 
 @emulated

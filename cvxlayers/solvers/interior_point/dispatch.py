@@ -129,7 +129,7 @@ def _polish(
     """`polish` by kernels."""
     P, _, A, _, x, z, s, residuals = arrays
     if cone.linear:
-        return x, z, s, residuals  # the kernel goes on until it is clear which rows are active
+        return x, z, s, residuals  # the kernel's iterations end with it
     xp, n = namespace(x), x.shape[-1]
 
     def pair(u: Array) -> tuple[Array, Array]:

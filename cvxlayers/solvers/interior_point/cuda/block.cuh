@@ -67,6 +67,21 @@ template <int WIDTH> DEVICE real lanes_max(real v) {
     return v;
 }
 
+// COUNT numbers, one or two, from global to shared memory, while the thread goes on; zeros if they are not `there`.
+template <int COUNT> DEVICE void copy_ahead(real *to, const real *from, bool there) {
+    const unsigned at = (unsigned)__cvta_generic_to_shared(to), bytes = there ? 8 * COUNT : 0;
+    if (COUNT == 2)
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes) : "memory");
+    else
+        asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(at), "l"(from), "r"(bytes) : "memory");
+}
+
+// The copies of this thread since the last call are one group.
+DEVICE void copies_sent() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Wait until all groups but the last GROUPS have come; then meet, to see those of other threads.
+template <int GROUPS> DEVICE void copies_came() { asm volatile("cp.async.wait_group %0;" ::"n"(GROUPS) : "memory"); }
+
 // C (16, 8) += A (16, 4) B (4, 8). Lane 4 g + t holds A[g][t] and A[g + 8][t], B[t][g], and of C the entries
 // [g][2 t], [g][2 t + 1], [g + 8][2 t], [g + 8][2 t + 1].
 DEVICE void multiply_tile(real *c, real a0, real a1, real b) {

@@ -56,6 +56,16 @@ DEVICE void unit_cones() {
 #endif
 }
 
+#if !CURVED
+// H where the rows with z > s are equalities, and the others are hardly there.
+DEVICE void fix_active_rows(const real *z, const real *s) {
+    LOOP for (int i = thread(); i < m; i += THREADS) {
+        h()[i] = i < ZEROS || z[i] > s[i] ? 0.0 : 1e12;
+        root()[i] = rsqrt(h()[i] + STATIC_DUAL);
+    }
+}
+#endif
+
 #if SEMIS
 // The Cholesky factors of S and Z, the singular values lambda and the vectors of L_Z'L_S: R = L_S V lambda^(-1/2).
 FUNCTION void scale_semidefinite(const real *z, const real *s) {

@@ -119,7 +119,8 @@ def solve(
         **{name: ((batch, size), "float64") for name, size in (("x", n), ("z", m), ("s", m), ("residuals", 3))},
         **dict.fromkeys(("status", "iterations"), ((batch,), "int32")),
     }
-    parts = partial(large.iterate, n=n, m=m, batch=batch, like=q, symmetric=not rows.threes)
+    most = settings.max_iter + 2
+    parts = partial(large.iterate, rows=rows, P=P, A=A, batch=batch, symmetric=not rows.threes, most=most)
     x, z, s, residuals, status, iterations = _run(
         "solve", launch, batch, rows, data, strides | numbers, results, parts, sparsity
     )
@@ -154,7 +155,7 @@ def linear_solve(
         "wz": (tuple(gz.shape), "float64"),
         "residual": ((several, batch), "float64"),
     }
-    parts, blocks = partial(large.twice, n=n, m=m, batch=batch, like=gx), batch if several else 0
+    parts, blocks = partial(large.twice, rows=rows, P=P, A=A, batch=batch), batch if several else 0
     wx, wz, residual = _run("linear_solve", launch, blocks, rows, data, strides | numbers, results, parts, sparsity)
     return wx, wz, residual
 
@@ -236,7 +237,7 @@ def _clustered(
     alone = launch(rows, n, m)
     if alone is None or not alone.large:
         return alone
-    return launch(rows, n, m, members_of(alone, large.portion(n, m, batch), *multiprocessors(like.device)))
+    return launch(rows, n, m, members_of(alone, large.portion(n, batch), *multiprocessors(like.device)))
 
 
 def _by_xla(start: Start, operands: Sequence[Array], results: Sequence[tuple[tuple[int, ...], str]]) -> Sequence[Array]:

@@ -1,5 +1,5 @@
 // A matrix that shared memory does not hold: a kernel leaves the terms of P + A'H^-1 A in global memory and stops; when
-// library products have made the factor of them (large.py), it is started again and goes on where it was.
+// the factor has been made of them (large.py), it is started again and goes on where it was.
 //
 // The factor L L' lies in blocks of BLOCK rows and columns, by rows; the diagonal blocks are inverted.
 #pragma once
@@ -8,17 +8,20 @@
 struct Resumed {
     const int *elements;
     int *going;           // whether a problem needs another part, (batch,)
-    real *rows, *matrix;  // of a slot: the rows of H^(-1/2) A, (m, n), and P, (n, n), both scaled
+    real *rows;           // of a slot: the rows of H^(-1/2) A that are curved cones', divided by d, (m - LINEAR, n)
+    real *weights;        // what the rows of A, or these, are multiplied with in A'H^-1 A, (m,)
+    real *scales;         // d, c where the objective is quadratic, and what is added to the diagonal, (n + 2,)
     const real *factor;   // of a slot: (n, n)
     int part;
 };
 
-// Where rows, matrix and factor of this block are. Call it where the header is written, and meet after it.
+// Where the terms and the factor of this block are. Call it where the header is written, and meet after it.
 DEVICE void place(const Resumed &a) {
     const long long slot = blockIdx.x / CLUSTER;
     if (thread() != 0) return;
-    header().rows = a.rows + slot * m * n;
-    header().matrix = a.matrix + slot * n * n;
+    header().rows = a.rows + slot * (m - LINEAR) * n;
+    header().weights = a.weights + slot * m;
+    header().scales = a.scales + slot * (n + 2);
     header().factor = a.factor + slot * n * n;
 }
 
@@ -57,39 +60,22 @@ template <class State> DEVICE void restore(State &p) {
     meet();
 }
 
-// A row of a matrix by one warp: entries as `load(j)` finds them in memory, and then as `scaled(j, entry)`.
-template <class Load, class Scaled> DEVICE void write_row(real *to, Load load, Scaled scaled) {
-    constexpr int PARTS = (n + 31) / 32;
-    real entry[PARTS];
-    UNROLL for (int part = 0; part < PARTS; ++part) {
-        const int j = lane() + 32 * part;
-        entry[part] = j < n ? load(j) : 0.0;
-    }
-    UNROLL for (int part = 0; part < PARTS; ++part) {
-        const int j = lane() + 32 * part;
-        if (j < n) to[j] = scaled(j, entry[part]);
-    }
-}
-
-// The terms of sum_k w_k w_k' + base(i, j), with rows w_k (k < m), for the factor; a warp takes a row. `load(k, j)` is an
-// entry as it is in memory, `scaled(k, j, entry)` that of w_k, and `whole(k)` says that stage(k, row) writes the row.
-template <class Load, class Scaled, class Whole, class Stage, class Base>
-DEVICE void gram(Load load, Scaled scaled, Whole whole, Stage stage, Base base) {
+// The terms of c d P d + more + B'B with rows B = H^(-1/2) e A d, for gram.cu: `weight(i)` is that of row i of A squared, and
+// stage(i, row) writes a row of a curved cone, by one warp. Call meet() before it.
+template <class Weight, class Stage> DEVICE void leave_terms(const real *d, real c, real more, Weight weight, Stage stage) {
+    LOOP for (int i = thread(); i < m; i += THREADS)
+        if (member() == 0) header().weights[i] = i < LINEAR ? weight(i) : 1.0;
+    LOOP for (int j = thread(); j < n + 2; j += THREADS)
+        if (member() == 0) header().scales[j] = j < n ? d[j] : j == n ? c : more;
+#if CURVED
     real *staged = SHARED + STAGED_AT + warp() * stage_stride;
-    const int first = warp() + WARPS * member();
-    LOOP for (int i = first; i < m; i += WARPS * CLUSTER) {
-        real *row = header().rows + (long long)i * n;
-        if (whole(i)) {
-            stage(i, staged);
-            __syncwarp();
-            write_row(row, [=](int j) { return staged[j]; }, [](int, real entry) { return entry; });
-            __syncwarp();
-        } else {
-            write_row(row, [=](int j) { return load(i, j); }, [=](int j, real entry) { return scaled(i, j, entry); });
-        }
+    LOOP for (int i = LINEAR + warp() + WARPS * member(); i < m; i += WARPS * CLUSTER) {
+        stage(i, staged);
+        __syncwarp();
+        UNROLL for (int j = lane(); j < n; j += 32) header().rows[(i - LINEAR) * n + j] = staged[j] / d[j];
+        __syncwarp();
     }
-    LOOP for (int i = first; i < n; i += WARPS * CLUSTER)
-        write_row(header().matrix + (long long)i * n, [=](int j) { return base(i, j); }, [](int, real entry) { return entry; });
+#endif
 }
 
 // What the members have updated of y becomes known to all: chunks of 32 entries go round them. Ends with a meeting.

@@ -1,106 +1,141 @@
 """Programs of a size for which shared memory does not hold the factor: kernels in parts, and products by libraries.
 
-A kernel stops where it needs the factor of P + A'H^-1 A, and leaves the terms of that matrix. Library products make the
-factor, for which they take all of the GPU; the next part of the kernel goes on with it (large.cuh). A factor's diagonal
-blocks take long and occupy few multiprocessors: two halves of a batch go on beside each other.
+A kernel stops where it needs the factor of P + A'H^-1 A, and leaves the terms of that matrix. Another one makes the
+matrix, library products make its factor, for which they take all of the GPU, and the next part of the first kernel goes
+on with it (large.cuh). A factor's diagonal blocks take long and occupy few multiprocessors: portions of a batch go on
+beside each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cvxlayers.array import namespace, recorded
-from cvxlayers.array.cuda import in_turn
+from cvxlayers.array.cuda import in_turn, on_its_way
 from cvxlayers.solvers.interior_point.cuda.blocked import factor_blocks
-from cvxlayers.solvers.interior_point.cuda.launch import Resumed
+from cvxlayers.solvers.interior_point.cuda.launch import (
+    GramArguments,
+    Layout,
+    Resumed,
+    gram_launch,
+    gram_tiles,
+    kernel,
+)
 
 Tensor = Any
 Start = Callable[[int, Resumed], None]
 
-BESIDE = 2  # portions of a batch that are solved at the same time
-MOST_BYTES = 1 << 30  # of the matrices of one
-SURE = 5  # parts after which the first problem may have come to its end: looking for it waits for the GPU
-PANEL = 256  # columns of the matrix that are one product: above it, nothing is computed
-WORTHWHILE = 0.75  # a share of problems that go on from which the others are left out
+BESIDE = 3  # portions of a batch that are solved at the same time
+MOST_BYTES = 1 << 29  # of the matrices and factors of one
 
 
-def portion(n: int, m: int, batch: int) -> int:
+def portion(n: int, batch: int) -> int:
     """How many problems of a batch are solved together."""
-    return min(-(-batch // BESIDE), max(1, MOST_BYTES // (8 * n * (m + 2 * n))))
+    return min(-(-batch // BESIDE), max(1, MOST_BYTES // (16 * n * n)))
 
 
-def iterate(start: Start, n: int, m: int, batch: int, like: Tensor, symmetric: bool) -> None:
-    """All parts of solve.cu for a batch; ``start(blocks, resumed)`` queues one.
+def iterate(start: Start, rows: Layout, P: Tensor, A: Tensor, batch: int, symmetric: bool, most: int) -> None:
+    """All parts of solve.cu for a batch, at most ``most``; ``start(blocks, resumed)`` queues one.
 
     Where all cones are ``symmetric``, the first factor serves the point to start from.
     """
-    xp = namespace(like)
-    going = xp.empty((batch,), dtype=xp.int32, device=like.device)
+    going = namespace(A).empty((batch,), dtype=namespace(A).int32, device=A.device)
 
-    def parts(elements: Tensor, place: int) -> Iterator[None]:
-        with _workplace(n, m, len(elements), like, place) as (matrices, factor):
-            part, count = 0, 0
-            while True:
-                start(len(elements), _resumed(elements, going, matrices, part))
-                part, count = (1 if symmetric and not count else 2), count + 1
-                if count >= SURE:
-                    yield
-                    left = xp.nonzero(going[elements])[0]
-                    if not len(left):
-                        return
-                    if factor is _factor and len(left) <= WORTHWHILE * len(elements):
-                        elements, matrices = elements[left], tuple(v[left] for v in matrices)
-                factor(*matrices)
+    def parts(work: Work) -> Iterator[None]:
+        for count in range(most):
+            start(work.count, work.resumed(going, 2 if count > 1 or (count and not symmetric) else count))
+            copy, came = on_its_way(going)
+            work.form(going)  # before it is known whether a problem goes on, to keep the GPU busy
+            while not came():
+                yield
+            if copy is not None and not copy[work.first : work.first + work.count].any():
+                return
+            work.factorize()
 
-    _beside(parts, n, m, batch, like)
+    _beside(parts, rows, P, A, batch)
 
 
-def twice(start: Start, n: int, m: int, batch: int, like: Tensor) -> None:
+def twice(start: Start, rows: Layout, P: Tensor, A: Tensor, batch: int) -> None:
     """Both parts of linear_solve.cu for a batch."""
 
-    def parts(elements: Tensor, place: int) -> Iterator[None]:
-        with _workplace(n, m, len(elements), like, place) as (matrices, factor):
-            start(len(elements), _resumed(elements, None, matrices, 0))
-            factor(*matrices)
-            start(len(elements), _resumed(elements, None, matrices, 1))
+    def parts(work: Work) -> Iterator[None]:
+        start(work.count, work.resumed(None, 0))
+        work.form(None)
+        work.factorize()
+        start(work.count, work.resumed(None, 1))
         yield
 
-    _beside(parts, n, m, batch, like)
+    _beside(parts, rows, P, A, batch)
 
 
-def _beside(parts: Callable[[Tensor, int], Iterator[None]], n: int, m: int, batch: int, like: Tensor) -> None:
-    """The parts of all portions, as many beside each other as there are places: ``parts(elements, place)``."""
-    xp = namespace(like)
-    portions = xp.arange(batch, dtype=xp.int32, device=like.device).split(portion(n, m, batch))
-    for first in range(0, len(portions), BESIDE):
-        some = portions[first : first + BESIDE]
-        in_turn([parts(elements, place) for place, elements in enumerate(some)], like.device)
+def _beside(parts: Callable[[Work], Iterator[None]], rows: Layout, P: Tensor, A: Tensor, batch: int) -> None:
+    """The parts of all portions of a batch, BESIDE of them at a time."""
+
+    def run(first: int, place: int) -> Iterator[None]:
+        with _work(rows, P, A, first, min(size, batch - first), place) as work:
+            yield from parts(work)
+
+    size = portion(A.shape[-1], batch)
+    for start in range(0, batch, size * BESIDE):
+        firsts = range(start, min(start + size * BESIDE, batch), size)
+        in_turn([run(first, place) for place, first in enumerate(firsts)], A.device)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A portion of a batch: its problems, the terms of their matrices, and the matrices (count, n, n) and factors."""
+
+    rows: Layout
+    P: Tensor
+    A: Tensor
+    first: int
+    count: int
+    elements: Tensor
+    terms: tuple[Tensor, Tensor, Tensor]  # rows, weights and scales of large.cuh
+    matrices: tuple[Tensor, Tensor]
+    factorize: Callable[[], Any]
+
+    def resumed(self, going: Tensor | None, part: int) -> Resumed:
+        """What a part of a kernel is told."""
+        return Resumed(*map(_address, (self.elements, going, *self.terms, self.matrices[1])), part)
+
+    def form(self, going: Tensor | None) -> None:
+        """The lower triangle of c d P d + A'H^-1 A of the problems that go on."""
+        m, n = self.A.shape[-2:]
+        launch = gram_launch(self.rows, n, m)
+        strides = (0 if len(v) == 1 else v[0].numel() for v in (self.P, self.A))
+        data, terms = (self.P, self.A), (self.elements, going, *self.terms, self.matrices[0])
+        arguments = GramArguments(*map(_address, data), *strides, *map(_address, terms))
+        kernel("gram", launch, self.A.device)(self.count * gram_tiles(n), launch.threads, arguments)
 
 
 @contextmanager
-def _workplace(n: int, m: int, count: int, like: Tensor, place: int) -> Iterator[tuple[tuple, Callable[..., Any]]]:
-    """Room for the rows of H^(-1/2) A, for the matrices and for their factors; and `_factor`, or a record of it."""
-    xp = namespace(like)
-    matrices = tuple(xp.empty((count, k, n), dtype=like.dtype, device=like.device) for k in (m, n, n))
-    graph = recorded((_factor, place), lambda _, matrices: _factor(*matrices), 1, (), matrices)
+def _work(rows: Layout, P: Tensor, A: Tensor, first: int, count: int, place: int) -> Iterator[Work]:
+    """Room for a portion; the factorization is recorded where that pays."""
+    xp, (m, n) = namespace(A), A.shape[-2:]
+
+    def empty(*shape: int) -> Tensor:
+        return xp.empty((count, *shape), dtype=A.dtype, device=A.device)
+
+    elements = xp.arange(first, first + count, dtype=xp.int32, device=A.device)
+    terms, matrices = (empty(m - rows.linear, n), empty(m), empty(n + 2)), (empty(n, n), empty(n, n))
+    work = partial(Work, rows, P, A, first, count, elements, terms)
+    graph = recorded((_factor, place), lambda _, matrices: _factor(matrices), 1, (), matrices)
     if graph is None:
-        yield matrices, _factor
+        yield work(matrices, partial(_factor, matrices))
         return
     with graph.session() as replay:
-        yield graph.state, lambda *_: replay()
+        yield work(graph.state, replay)
 
 
-def _factor(rows: Tensor, matrix: Tensor, factor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The factor of matrix + rows'rows, of which the lower triangle takes the place of ``matrix``."""
-    n = matrix.shape[-1]
-    for start in range(0, n, PANEL):
-        below, own = slice(start, n), slice(start, start + PANEL)
-        matrix[:, below, own].baddbmm_(rows[:, :, below].mT, rows[:, :, own])
-    factor_blocks(matrix, factor)
-    return rows, matrix, factor
+def _factor(matrices: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    factor_blocks(*matrices)
+    return matrices
 
 
-def _resumed(elements: Tensor, going: Tensor | None, matrices: tuple, part: int) -> Resumed:
-    return Resumed(*(None if v is None else v.data_ptr() for v in (elements, going, *matrices)), part)
+def _address(v: Tensor | None) -> int | None:
+    return None if v is None else v.data_ptr()

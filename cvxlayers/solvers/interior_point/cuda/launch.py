@@ -18,6 +18,7 @@ SHARED_BYTES = 227 * 1024  # of one block, on the GPUs that have the most
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_LARGE_COLUMNS = 512  # of matrices whose factor is made between two parts of a kernel: one for each thread
 MOST_ROWS = 4096
+GRAM_TILE = 64  # rows and columns of a tile, in gram.cu
 FACTOR_BLOCK = 128  # rows of a diagonal block of larger matrices
 FILLED = 0.9  # of all multiprocessors: what clusters of four are sure to reach
 MOST_ORDER = 32  # of a semidefinite cone: the lanes of a warp
@@ -27,7 +28,7 @@ class Resumed(ctypes.Structure):
     """`Resumed` of large.cuh; the kernels of smaller programs do not look at it."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("elements", "going", "rows", "matrix", "factor")),
+        *((name, ctypes.c_void_p) for name in ("elements", "going", "rows", "weights", "scales", "factor")),
         ("part", ctypes.c_int),
     ]
 
@@ -82,6 +83,16 @@ class FactorArguments(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("M_row", "W_row", "order")),
         ("diagonal", ctypes.c_void_p),
         ("diagonal_stride", ctypes.c_longlong),
+    ]
+
+
+class GramArguments(ctypes.Structure):
+    """`Arguments` of gram.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("P", "A")),
+        *((name, ctypes.c_longlong) for name in ("P_stride", "A_stride")),
+        *((name, ctypes.c_void_p) for name in ("elements", "going", "rows", "weights", "scales", "M")),
     ]
 
 
@@ -168,7 +179,7 @@ _CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, a
     (MOST_COLUMNS, 512, 32, 3),
     (MOST_LARGE_COLUMNS, 512, 32, 1),
 )
-_HEADER, _SPARSE_HEADER = 16, 18  # numbers, as in layout.cuh
+_HEADER, _SPARSE_HEADER = 18, 20  # numbers, as in layout.cuh
 DIRECTORY = 42  # words of the directory of sparse.cuh
 _HEAD = 64  # of a saved state, as in large.cuh
 
@@ -210,6 +221,20 @@ def factor_launch() -> Launch:
     launch = rows and linear_launch(rows, FACTOR_BLOCK, 1)
     assert launch is not None
     return launch
+
+
+@lru_cache(maxsize=256)
+def gram_launch(rows: Layout, n: int, m: int) -> Launch:
+    """How `gram` is started, `gram_tiles` blocks for each matrix."""
+    stages, deep, stride = 3, 16, 2 * (GRAM_TILE + 4) + 1  # as in gram.cu
+    macros = {"VARIABLES": n, "ROWS": m, "LINEAR": rows.linear, "THREADS": 128, "RESIDENT": 4, "CLUSTER": 1}
+    return Launch(128, 8 * stages * deep * stride, 0, tuple(macros.items()))
+
+
+def gram_tiles(n: int) -> int:
+    """Tiles of the lower triangle of a matrix of n rows."""
+    side = -(-n // GRAM_TILE)
+    return side * (side + 1) // 2
 
 
 @lru_cache(maxsize=256)

@@ -29,7 +29,7 @@ struct Header {
     real *workspace;
     real c, most;               // scale of the cost; the largest entry of the scaled A
     int quadratic, refinements;
-    real *rows, *matrix;        // see large.cuh
+    real *rows, *weights, *scales;  // see large.cuh
     const real *factor;
     long long turn;             // see cluster.cuh
 #if SPARSE
@@ -39,9 +39,9 @@ struct Header {
 };
 
 #if SPARSE
-constexpr int HEADER = 18;  // doubles that the header takes
+constexpr int HEADER = 20;  // doubles that the header takes
 #else
-constexpr int HEADER = 16;
+constexpr int HEADER = 18;
 #endif
 static_assert(sizeof(Header) <= 8 * HEADER, "make room for the header");
 DEVICE Header &header() { return *reinterpret_cast<Header *>(SHARED); }

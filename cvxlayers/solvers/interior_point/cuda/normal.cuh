@@ -75,14 +75,16 @@ FUNCTION void factor_normal() {
     const bool quadratic = header().quadratic;
     prepare_rows(A, e(), d());
     meet();
+    auto stage = [=](int i, real *row) { stage_row(i, A, e(), d(), row); };
+#if LARGE
+    leave_terms(d(), quadratic ? c : 0.0, STATIC, [](int i) { return square(root()[i] * e()[i]); }, stage);
+#else
     gram([=](int i, int j) { return GLOBAL(A + i * n + j); },
          [](int i, int j, real entry) { return entry * root()[i] * e()[i] * d()[j]; }, [](int i) { return i >= LINEAR; },
-         [=](int i, real *row) { stage_row(i, A, e(), d(), row); },
-         [=](int i, int j) {
+         stage, [=](int i, int j) {
              const real entry = quadratic ? c * d()[i] * d()[j] * GLOBAL(P + i * n + j) : 0.0;
              return i == j ? entry + STATIC : entry;
          });
-#if !LARGE
     factorize();
 #endif
 }

@@ -32,6 +32,11 @@ constexpr real ABSENT = 0.999e20, INFINITE = 1e20;
 constexpr real INACCURACY = 1e-4, CERTIFICATE = 1e-6;
 constexpr int REFINEMENTS = 3;
 constexpr real SNAP = 1e4;  // as in projections.cuh
+constexpr real GOAL = 0.01, EXACT = 1e-4;  // of the tolerance: what is aimed at, and where no Newton step helps any more
+// Newton's method on the active rows is tried where the largest residual is at most NEAR, and `Measure::open` OPEN, or
+// RETRY of what it was when it failed; every row has to stay STRICTly on its side.
+constexpr real NEAR = 1e-2, OPEN = 0.1, RETRY = 0.01, STRICT = 1e-10;
+constexpr int NEWTON_STEPS = 3;  // the factor is regularized: one is not exact
 
 // Vectors of n beside those of scales.cuh: the scaled q, the iterate, P x, and a residual of the embedding;
 DEVICE real *qh() { return wide_kept(1); }
@@ -287,7 +292,7 @@ struct Measure {
     real xPx, qx, bz, sz;   // of the scaled embedding
     real rp, rd;            // norms of the unscaled residuals, and of products, of the homogeneous iterate
     real ATz, Ax_s, Px;
-    bool unclear;           // whether it is open of some linear row if it is active: the derivative would smooth it
+    real open;              // the largest ratio of z to s in a linear row, or of s to z: small where it is clear which are active
 };
 
 // Px, rx, rz and the measures of the iterate; ends with a meeting.
@@ -327,11 +332,11 @@ FUNCTION Measure measure(real tau, real norm_q, real norm_b) {
         sums[9] += bi * z()[i];
         sums[10] += si * z()[i];
         const real z_own = scale * scale * by_c * z()[i];
-        if (i >= ZEROS && i < LINEAR && scale > 0.0 && z_own < SNAP * si && si < SNAP * z_own) maxima[0] = 1.0;
+        if (i >= ZEROS && i < LINEAR && scale > 0.0) maxima[0] = larger(maxima[0], smaller(z_own, si) / larger(z_own, si));
     }
     reduce(sums, maxima);
     Measure is;
-    is.unclear = maxima[0] > 0.0;
+    is.open = maxima[0];
     is.Px = sqrt(sums[0]), is.ATz = sqrt(sums[1]), is.Ax_s = sqrt(sums[8]);
     is.xPx = sums[3], is.qx = sums[4], is.bz = sums[9], is.sz = sums[10];
     is.rp = sqrt(sums[7]), is.rd = sqrt(sums[2]);
@@ -486,11 +491,14 @@ struct Progress {
     real least, expected_rp, expected_rd;
     Measure is;
     int status, iteration, good, stalled;
+    bool finishing;                        // whether the factor is that of the active rows
+    bool measured, finished;               // whether they have been tried, and are those of the solution
+    real open;                             // what `Measure::open` has to be to try them
 };
 
 // Scales, and what the iterations start from; false if the data are invalid.
 DEVICE bool begin(Progress &p) {
-    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0};
+    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, false, OPEN};
     if (!equilibrate()) return false;
     real norms[2] = {0.0, 0.0}, none[1] = {0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(GLOBAL(header().q + j));
@@ -503,17 +511,23 @@ DEVICE bool begin(Progress &p) {
 
 // Measure the iterate and scale the cones at it; false where the iterations end.
 DEVICE bool approach(const Arguments &a, Progress &p) {
-    const Measure is = p.is = measure(p.tau, p.norm_q, p.norm_b);
-    p.stalled = is.worst < 0.8 * p.least ? 0 : p.stalled + 1;
-    p.least = smaller(p.least, is.worst);
-    if (is.worst < p.best && is.worst <= larger(INACCURACY, 100.0 * a.tol)) {
-        store(a, 1.0 / p.tau, true, true);
-        p.best = is.worst, p.primal = is.primal, p.dual = is.dual, p.gap = is.gap;
+    if (!p.measured) p.is = measure(p.tau, p.norm_q, p.norm_b);
+    const Measure is = p.is;
+    const bool again = p.measured && !p.finished;  // whether this is the iterate of the time before
+    p.measured = false;
+    if (!again) {
+        p.stalled = is.worst < 0.8 * p.least ? 0 : p.stalled + 1;
+        p.least = smaller(p.least, is.worst);
+        if (is.worst < p.best && is.worst <= larger(INACCURACY, 100.0 * a.tol)) {
+            store(a, 1.0 / p.tau, true, true);
+            p.best = is.worst, p.primal = is.primal, p.dual = is.dual, p.gap = is.gap;
+        }
+        p.good += p.best <= a.tol;
     }
-    p.good += p.best <= a.tol;
-    // Curved cones get a Newton step afterwards; with linear ones, iterations that tell the active rows take its place.
-    const bool unclear = !CURVED && is.unclear;
-    if ((p.best <= 0.01 * a.tol && !unclear) || p.good > (unclear ? 5 : 2) || (p.good && p.stalled)) return false;
+    // Curved cones get a Newton step afterwards; linear ones have theirs here, or go on until the active rows are clear.
+    const bool unclear = !CURVED && SNAP * is.open > 1.0;
+    const bool ends = (p.best <= GOAL * a.tol && !unclear) || p.good > (unclear ? 5 : 2) || (p.good && p.stalled);
+    if (ends && (CURVED || unclear || again || p.finished)) return false;
     if (p.kappa > p.tau) {
         const real infeasible = certificate_of_infeasibility(is);
         if (infeasible <= 0.5 * CERTIFICATE) {
@@ -546,13 +560,82 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
     if ((CURVED && is.worst < 10.0 * a.tol) || (p.stalled && is.worst < 1e-4)) refinements = REFINEMENTS;
     meet();
     if (thread() == 0) header().refinements = refinements;
-    scale_cones(z(), s());
+#if !CURVED
+    p.finishing = ends || (p.tau > p.kappa && is.worst <= NEAR && is.open <= p.open);
+    if (p.finishing) fix_active_rows(z(), s());
+#endif
+    if (!p.finishing) scale_cones(z(), s());
     meet();
     return true;
 }
 
+#if !CURVED
+DEVICE void copy(const real *from, real *to, int count) {
+    LOOP for (int i = thread(); i < count; i += THREADS) to[i] = from[i];
+}
+
+// One Newton step on the optimality conditions with s = 0 at the rows that `fix_active_rows` took for active, and z = 0 at the
+// others; whether it ends strictly inside the cones. Ends with a meeting.
+FUNCTION bool step_on_active_rows(real tau) {
+    LOOP for (int j = thread(); j < size; j += THREADS) f()[j] = j < n ? -rx()[j] : 0.0;
+    LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = h()[i] > 0.0 ? h()[i] * z()[i] : s()[i] - rz()[i];
+    meet();
+    solve_kkt<1>();
+    LOOP for (int j = thread(); j < size; j += THREADS) {
+        x()[j] += X()[j];
+        w()[j] = j < n ? d()[j] * x()[j] : 0.0;
+    }
+    meet();
+    times_A<1, PLAIN>({w(), 0}, {t(), 0});
+    meet();
+    real outside = 0.0;
+    LOOP for (int i = thread(); i < m; i += THREADS) {
+        const bool active = h()[i] == 0.0;
+        z()[i] = active ? z()[i] + Z()[i] : 0.0;
+        s()[i] = active ? 0.0 : bh()[i] * tau - e()[i] * t()[i];
+        if (i >= ZEROS && !(larger(z()[i], s()[i]) > STRICT * tau)) outside = 1.0;
+    }
+    return !(reduced_max(outside) > 0.0);
+}
+
+// Newton's method on the active rows: true with the solution, if they are the right ones; else the iterate stays. What is
+// found is measured. No right-hand side but the first is in use, nor d_s, so that the iterate is kept there.
+FUNCTION bool finish(Progress &p, real tol) {
+    const int refinements = header().refinements;
+    meet();
+    if (thread() == 0) header().refinements = 0;
+    real *const kept_x = f() + size, *const kept_z = g() + tall, *const kept_s = ds();
+    copy(x(), kept_x, size), copy(z(), kept_z, m), copy(s(), kept_s, m);
+    real worst = 1e300;
+    LOOP for (int step = 0; step < NEWTON_STEPS && worst > EXACT * tol; ++step) {
+        if (!step_on_active_rows(p.tau)) {
+            worst = 1e300;
+            break;
+        }
+        p.is = measure(p.tau, p.norm_q, p.norm_b);
+        worst = p.is.worst;
+    }
+    const bool found = worst <= GOAL * tol;
+    if (!found) {
+        copy(kept_x, x(), size), copy(kept_z, z(), m), copy(kept_s, s(), m);
+        meet();
+        p.is = measure(p.tau, p.norm_q, p.norm_b);
+        p.open = RETRY * p.is.open;
+    }
+    if (thread() == 0) header().refinements = refinements;
+    meet();
+    return found;
+}
+#endif
+
 // Predictor, corrector and step with the factor of the iterate's matrix; false where no step is left.
-DEVICE bool advance(Progress &p) {
+DEVICE bool advance(const Arguments &a, Progress &p) {
+#if !CURVED
+    if (p.finishing) {
+        p.finished = finish(p, a.tol), p.measured = true, ++p.iteration;
+        return true;
+    }
+#endif
     const Measure &is = p.is;
     const real tau = p.tau, kappa = p.kappa, mu = (is.sz + tau * kappa) / (degree + 1);
     real none[1] = {0.0};
@@ -662,7 +745,7 @@ extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) solve(
         if (a.resumed.part == 1)
             start();
         else
-            going = advance(p);
+            going = advance(a, p);
         if (going) going = approach(a, p);
     }
     if (going)
@@ -679,7 +762,7 @@ extern "C" __global__ void CLUSTERED __launch_bounds__(THREADS, RESIDENT) solve(
         start();
         LOOP while (approach(a, p)) {
             factor_normal();
-            if (!advance(p)) break;
+            if (!advance(a, p)) break;
         }
     }
     conclude(a, p);

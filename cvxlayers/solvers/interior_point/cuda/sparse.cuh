@@ -31,6 +31,8 @@ DEVICE unsigned low_of(word term) { return (unsigned)term; }
 DEVICE unsigned high_of(word term) { return (unsigned)(term >> 32); }
 DEVICE unsigned part_of(word term, int which) { return (unsigned)(term >> 21 * which) & 0x1fffffu; }
 
+constexpr int AHEAD = 4;  // blocks of terms of the next step that are on their way while the warps meet
+
 // R sums, or maxima, for each target of a list: `term(word, sums)` adds one term, `store(word, sums)` is for the thread
 // that has the total; the target is the low part of its word. Call meet() before it; ends with one.
 template <int R, bool MAXIMA, class Term, class Store> DEVICE void gather(Sum list, Term term, Store store) {
@@ -40,19 +42,22 @@ template <int R, bool MAXIMA, class Term, class Store> DEVICE void gather(Sum li
     word slice = GLOBAL(step);
     const word *block = blocks + 32 * (slice & 0xfffffffffull);
     long long target = (long long)GLOBAL(block);
-    word first = GLOBAL(block + 32);
+    word ahead[AHEAD];
+    UNROLL for (int k = 0; k < AHEAD; ++k) ahead[k] = GLOBAL(block + 32 * (k + 1));
     LOOP for (int k = 0; k < count; ++k) {
         step += WARPS;
         const word next = GLOBAL(step);
         const int rounds = (int)(slice >> 36) & 0x3fffff, width = 1 << ((int)(slice >> 58) & 7);
         real sums[R];
         UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
-        if (rounds) term(first, sums);
-        UNROLL_4 for (int round = 2; round <= rounds; ++round) term(GLOBAL(block + 32 * round), sums);
+        UNROLL for (int k = 0; k < AHEAD; ++k)
+            if (k < rounds) term(ahead[k], sums);
+        UNROLL_4 for (int round = AHEAD + 1; round <= rounds; ++round) term(GLOBAL(block + 32 * round), sums);
         UNROLL for (int r = 0; r < R; ++r) sums[r] = MAXIMA ? lanes_max(sums[r], width) : lanes_sum(sums[r], width);
         if (target >= 0) store((word)target, sums);
         // What the next step begins with is on its way while the warps meet.
-        block = blocks + 32 * (next & 0xfffffffffull), target = (long long)GLOBAL(block), first = GLOBAL(block + 32);
+        block = blocks + 32 * (next & 0xfffffffffull), target = (long long)GLOBAL(block);
+        UNROLL for (int k = 0; k < AHEAD; ++k) ahead[k] = GLOBAL(block + 32 * (k + 1));
         if (slice >> 63) meet();
         slice = next;
     }

@@ -34,7 +34,7 @@ _MOST_TERMS = 4_000_000  # of one table: it has to stay in the GPU's cache
 # What a multiplication of dense matrices costs, by the kernels and by the plain method, and eight columns of a dense
 # factorization, in products of a sparse one.
 _DENSE, _PLAIN, _COLUMNS = 0.15, 1.0, 20_000.0
-_CLEARLY = 0.2  # of the dense cost where the dense kernels fit: these were measured more than the sparse ones
+_CLEARLY = 0.4  # of the dense cost where the dense kernels fit: from there to the same, either may be the faster one
 
 
 class Sparsity:
@@ -124,7 +124,7 @@ class Sparsity:
             directory += [end, len(values)]
             parts.append(values.astype(np.uint64))
             end += len(values)
-        ahead = np.zeros(32, np.uint64)  # `gather` looks one block ahead
+        ahead = np.zeros(32 * 4, np.uint64)  # `gather` looks four blocks ahead
         return np.concatenate([np.array(directory, np.uint64), *parts, ahead]).view(np.int64)
 
 
