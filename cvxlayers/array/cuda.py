@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -146,6 +147,7 @@ def in_turn(runs: Sequence[Iterator[None]], device: Any) -> None:
                 with torch.cuda.stream(stream):
                     if next(run, going) is going:
                         del going[run]
+            time.sleep(0)  # other threads may go on
     finally:
         for stream in streams:
             current.wait_stream(stream)

@@ -105,11 +105,11 @@ DEVICE real square(real v) { return v * v; }
 DEVICE real warp_sum(real v) { return lanes_sum<32>(v); }
 DEVICE real warp_max(real v) { return lanes_max<32>(v); }
 
-// Sums and maxima over the whole block, the same numbers for every thread; a meeting. `REDUCE_AT` is where in shared
-// memory the parts of the warps and the totals are.
+// Sums and maxima over the whole block, the same numbers for every thread; a meeting. The parts of the warps and the totals
+// are in `buffer`.
 constexpr int REDUCE_WIDTH = 16, REDUCE_SIZE = (WARPS + 1) * REDUCE_WIDTH;
 
-template <int SUMS, int MAXIMA> DEVICE void reduce(real *buffer, real (&sums)[SUMS], real (&maxima)[MAXIMA]) {
+template <int SUMS, int MAXIMA> DEVICE void reduce(real *buffer, real *sums, real *maxima) {
     static_assert(SUMS + MAXIMA <= REDUCE_WIDTH, "widen the buffer");
     UNROLL for (int k = 0; k < SUMS; ++k) sums[k] = warp_sum(sums[k]);
     UNROLL for (int k = 0; k < MAXIMA; ++k) maxima[k] = warp_max(maxima[k]);

@@ -101,17 +101,17 @@ DEVICE real *tall_kept(int k) {
 #include "cluster.cuh"
 
 template <int SUMS, int MAXIMA> DEVICE void reduce(real (&sums)[SUMS], real (&maxima)[MAXIMA]) {
-    reduce(SHARED + REDUCE_AT, sums, maxima);
+    reduce<SUMS, MAXIMA>(SHARED + REDUCE_AT, sums, maxima);
 }
 
+template <int SUMS> DEVICE void reduce(real (&sums)[SUMS]) { reduce<SUMS, 0>(SHARED + REDUCE_AT, sums, nullptr); }
+
 FUNCTION real reduced_sum(real v) {
-    real sums[1] = {v}, none[1] = {0.0};
-    reduce(sums, none);
-    return sums[0];
+    reduce<1, 0>(SHARED + REDUCE_AT, &v, nullptr);
+    return v;
 }
 
 FUNCTION real reduced_max(real v) {
-    real none[1] = {0.0}, maxima[1] = {v};
-    reduce(none, maxima);
-    return maxima[0];
+    reduce<0, 1>(SHARED + REDUCE_AT, nullptr, &v);
+    return v;
 }

@@ -353,14 +353,14 @@ FUNCTION Measure measure(real tau, real norm_q, real norm_b) {
 FUNCTION real certificate_of_infeasibility(const Measure &is) {
     if (!(is.bz < 0.0)) return 1e300;
     if (!(is.ATz > 0.0)) return 0.0;
-    real sums[3] = {0.0, 0.0, 0.0}, none[1] = {0.0};
+    real sums[3] = {0.0, 0.0, 0.0};
     LOOP for (int i = thread(); i < m; i += THREADS) {
         t()[i] = fabs(e()[i] * z()[i]);
         sums[1] += fabs(bh()[i] * z()[i]);
         sums[2] += fabs(z()[i]);
     }
     LOOP for (int j = thread(); j < n; j += THREADS) sums[0] += square(1.0 / d()[j]);
-    reduce(sums, none);
+    reduce(sums);
     // Without the product, a bound from below: entries of the scaled |A| are at most header().most.
     const real share = is.ATz * sums[1] / -is.bz;
     const real bound = share * header().c / (header().most * sums[2] * sqrt(sums[0]));
@@ -373,7 +373,7 @@ FUNCTION real certificate_of_infeasibility(const Measure &is) {
 
 FUNCTION real certificate_of_unboundedness(const Measure &is, real &dual) {
     if (!(is.qx < 0.0)) return 1e300;
-    real sums[4] = {0.0, 0.0, 0.0, 0.0}, none[1] = {0.0};
+    real sums[4] = {0.0, 0.0, 0.0, 0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) {
         w()[j] = fabs(d()[j] * x()[j]);
         sums[2] += fabs(qh()[j] * x()[j]);
@@ -381,7 +381,7 @@ FUNCTION real certificate_of_unboundedness(const Measure &is, real &dual) {
     }
     LOOP for (int i = thread(); i < m; i += THREADS)
         if (e()[i] > 0.0) sums[0] += square(1.0 / e()[i]), sums[1] += square(s()[i] / e()[i]);
-    reduce(sums, none);
+    reduce(sums);
     // A bound as above, of the part of A x + s.
     const real by_share = sums[2] / -is.qx;
     const real bound = is.Ax_s * by_share / (header().most * sums[3] * sqrt(sums[0]) + sqrt(sums[1]));
@@ -403,13 +403,13 @@ FUNCTION real certificate_of_unboundedness(const Measure &is, real &dual) {
 // Sums over x and z that Delta tau needs: (2 P xi + q)'X + b'Z for R solutions.
 template <int R> FUNCTION void inner_products(real tau, real *out) {
     const real twice = 2.0 / tau;
-    real sums[R], none[1] = {0.0};
+    real sums[R];
     UNROLL for (int r = 0; r < R; ++r) sums[r] = 0.0;
     LOOP for (int j = thread(); j < n; j += THREADS)
         UNROLL for (int r = 0; r < R; ++r) sums[r] += (twice * Px()[j] + qh()[j]) * X()[r * size + j];
     LOOP for (int i = thread(); i < m; i += THREADS)
         UNROLL for (int r = 0; r < R; ++r) sums[r] += bh()[i] * Z()[r * tall + i];
-    reduce(sums, none);
+    reduce(sums);
     UNROLL for (int r = 0; r < R; ++r) out[r] = sums[r];
 }
 
@@ -500,10 +500,10 @@ struct Progress {
 DEVICE bool begin(Progress &p) {
     p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, false, OPEN};
     if (!equilibrate()) return false;
-    real norms[2] = {0.0, 0.0}, none[1] = {0.0};
+    real norms[2] = {0.0, 0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(GLOBAL(header().q + j));
     LOOP for (int i = thread(); i < m; i += THREADS) norms[1] += square(e()[i] > 0.0 ? GLOBAL(header().b + i) : 1.0);
-    reduce(norms, none);
+    reduce(norms);
     p.norm_q = sqrt(norms[0]), p.norm_b = sqrt(norms[1]);
     p.status = MAX_ITERATIONS;
     return true;
@@ -638,7 +638,6 @@ DEVICE bool advance(const Arguments &a, Progress &p) {
 #endif
     const Measure &is = p.is;
     const real tau = p.tau, kappa = p.kappa, mu = (is.sz + tau * kappa) / (degree + 1);
-    real none[1] = {0.0};
     // The affine right-hand side (-rx, s - rz), and the constant one (-q, b).
     LOOP for (int j = thread(); j < size; j += THREADS) f()[j] = j < n ? -rx()[j] : 0.0, f()[size + j] = -qh()[j];
     LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = s()[i] - rz()[i], g()[tall + i] = bh()[i];
@@ -681,7 +680,7 @@ DEVICE bool advance(const Arguments &a, Progress &p) {
         real parts[2] = {0.0, barriers(z(), Z(), s(), dS(), step)};
         LOOP for (int i = thread(); i < m; i += THREADS)
             parts[0] += (z()[i] + step * Z()[i]) * (s()[i] + step * dS()[i]);
-        reduce(parts, none);
+        reduce(parts);
         const real next_tau = tau + step * dtau, next_kappa = kappa + step * dkappa;
         const real next_mu = (parts[0] + next_tau * next_kappa) / (degree + 1);
         if ((degree + 1) * log(next_mu) - log(next_tau * next_kappa) + parts[1] < 1.0 + 3.0 * THREES) break;
