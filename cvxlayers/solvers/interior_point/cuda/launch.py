@@ -15,6 +15,7 @@ from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power
 
 FOLDER = Path(__file__).parent
 SHARED_BYTES = 227 * 1024  # of one block, on the GPUs that have the most
+REGISTERS = 128  # that a thread may have; with fewer, more blocks share a multiprocessor
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_LARGE_COLUMNS = 512  # of matrices whose factor is made between two parts of a kernel: one for each thread
 MOST_ROWS = 4096
@@ -266,8 +267,7 @@ def _launch(
             break
     else:
         return None
-    # As many blocks on a multiprocessor as its memory holds, and as leave a thread 128 registers.
-    resident = max(1, min(SHARED_BYTES // (used + 1024), 512 // threads))
+    resident = _resident(used, threads)
     squares, orders = int((rows.orders**2).sum()), int(rows.orders.sum())
     order = int(rows.orders.max(initial=0))
     # What `cones.cuh` and `projections.cuh` keep of semidefinite cones.
@@ -304,7 +304,7 @@ def _sparse_launch(
             break
     else:
         return None
-    resident = max(1, min(SHARED_BYTES // (used + 1024), 512 // threads))
+    resident = _resident(used, threads)
     values = even(sizes["A_ENTRIES"] + 1) + even(sizes["P_ENTRIES"] + 1) + even(sizes["STAGED"] + 1)
     workspace = values + sum((not p) * size for p, size in zip(places, (factor, vectors, height), strict=True))
     macros = {
@@ -314,6 +314,11 @@ def _sparse_launch(
         "WIDE": places[1], "TALL": places[2], "LARGE": 0, "CLUSTER": 1, "EXCHANGE": 0, **sizes,
     }  # fmt: skip
     return Launch(threads, used, workspace, tuple(macros.items()))
+
+
+def _resident(used: int, threads: int) -> int:
+    """How many blocks share a multiprocessor: as its memory holds, and as leave a thread its registers."""
+    return max(1, min(SHARED_BYTES // (used + 1024), 65536 // (REGISTERS * threads)))
 
 
 def even(count: int) -> int:
