@@ -34,8 +34,10 @@ constexpr int REFINEMENTS = 3;
 constexpr real SNAP = 1e4;  // as in projections.cuh
 constexpr real GOAL = 0.01, EXACT = 1e-4;  // of the tolerance: what is aimed at, and where no Newton step helps any more
 // Newton's method on the active rows is tried where the largest residual is at most NEAR, and `Measure::open` OPEN, or
-// RETRY of what it was when it failed; every row has to stay STRICTly on its side.
-constexpr real NEAR = 1e-2, OPEN = 0.1, RETRY = 0.01, STRICT = 1e-10;
+// RETRY of what it was when it failed; and LATE iterations after the tolerance, for rows with z = s = 0 at the solution never
+// become clear. A row that leaves its side by no more than WEAK is one of these: it is left a LITTLE on that side.
+constexpr real NEAR = 1e-2, OPEN = 0.1, RETRY = 0.01, WEAK = 1e-8, LITTLE = 1e-20;
+constexpr int LATE = 3;
 constexpr int NEWTON_STEPS = 3;  // the factor is regularized: one is not exact
 
 // Vectors of n beside those of scales.cuh: the scaled q, the iterate, P x, and a residual of the embedding;
@@ -527,7 +529,7 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
     // Curved cones get a Newton step afterwards; linear ones have theirs here, or go on until the active rows are clear.
     const bool unclear = !CURVED && SNAP * is.open > 1.0;
     const bool ends = (p.best <= GOAL * a.tol && !unclear) || p.good > (unclear ? 5 : 2) || (p.good && p.stalled);
-    if (ends && (CURVED || unclear || again || p.finished)) return false;
+    if (ends && (CURVED || again || p.finished)) return false;
     if (p.kappa > p.tau) {
         const real infeasible = certificate_of_infeasibility(is);
         if (infeasible <= 0.5 * CERTIFICATE) {
@@ -561,7 +563,7 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
     meet();
     if (thread() == 0) header().refinements = refinements;
 #if !CURVED
-    p.finishing = ends || (p.tau > p.kappa && is.worst <= NEAR && is.open <= p.open);
+    p.finishing = ends || (p.tau > p.kappa && is.worst <= NEAR && (is.open <= p.open || (p.good == LATE && !again)));
     if (p.finishing) fix_active_rows(z(), s());
 #endif
     if (!p.finishing) scale_cones(z(), s());
@@ -575,7 +577,7 @@ DEVICE void copy(const real *from, real *to, int count) {
 }
 
 // One Newton step on the optimality conditions with s = 0 at the rows that `fix_active_rows` took for active, and z = 0 at the
-// others; whether it ends strictly inside the cones. Ends with a meeting.
+// others; whether it ends in the cones. Ends with a meeting.
 FUNCTION bool step_on_active_rows(real tau) {
     LOOP for (int j = thread(); j < size; j += THREADS) f()[j] = j < n ? -rx()[j] : 0.0;
     LOOP for (int i = thread(); i < m; i += THREADS) g()[i] = h()[i] > 0.0 ? h()[i] * z()[i] : s()[i] - rz()[i];
@@ -591,9 +593,12 @@ FUNCTION bool step_on_active_rows(real tau) {
     real outside = 0.0;
     LOOP for (int i = thread(); i < m; i += THREADS) {
         const bool active = h()[i] == 0.0;
-        z()[i] = active ? z()[i] + Z()[i] : 0.0;
-        s()[i] = active ? 0.0 : bh()[i] * tau - e()[i] * t()[i];
-        if (i >= ZEROS && !(larger(z()[i], s()[i]) > STRICT * tau)) outside = 1.0;
+        real side = active ? z()[i] + Z()[i] : bh()[i] * tau - e()[i] * t()[i];
+        if (i >= ZEROS && !(side >= LITTLE * tau)) {
+            if (!(side >= -WEAK * tau)) outside = 1.0;
+            side = LITTLE * tau;
+        }
+        z()[i] = active ? side : 0.0, s()[i] = active ? 0.0 : side;
     }
     return !(reduced_max(outside) > 0.0);
 }
@@ -620,7 +625,7 @@ FUNCTION bool finish(Progress &p, real tol) {
         copy(kept_x, x(), size), copy(kept_z, z(), m), copy(kept_s, s(), m);
         meet();
         p.is = measure(p.tau, p.norm_q, p.norm_b);
-        p.open = RETRY * p.is.open;
+        p.open = p.is.open <= p.open ? RETRY * p.is.open : p.open;
     }
     if (thread() == 0) header().refinements = refinements;
     meet();
