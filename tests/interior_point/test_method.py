@@ -297,3 +297,17 @@ def test_an_embedding_that_turns_late_is_not_given_up():
     P = np.einsum("bij,bik->bjk", F, F) + 1e-2 * np.eye(n)
     out = solve(cone, P[5:], rng.standard_normal((batch, n))[5:], A[5:], b[5:], Native())
     assert out.status[0] == Status.SOLVED and out.residuals.max() < 1e-7
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_weights_that_drown_the_objective(library):
+    """Rows a'x <= b, -a'x <= -b - 1 of a quadratic program: H becomes so small that P is lost beside A'H^-1 A."""
+    rng, batch, n, m = np.random.default_rng(1001), 150, 8, 14
+    A, x = rng.normal(size=(batch, m, n)), rng.normal(size=(batch, n))
+    s = np.where(rng.random((batch, m)) < 0.5, rng.exponential(size=(batch, m)), 0.0)
+    z, R = np.where(s > 0, 0.0, rng.exponential(size=(batch, m))), rng.normal(size=(batch, n, 3))
+    P, b = R @ R.mT, np.einsum("bij,bj->bi", A, x) + s
+    q = -(np.einsum("bij,bj->bi", P, x) + np.einsum("bij,bi->bj", A, z))
+    A[:, 1], b[:, 1] = -A[:, 0], -b[:, 0] - 1.0
+    out = run(library, Product((Nonnegative(m),)), (P, q, A, b))
+    assert (np.asarray(out.status) == Status.INFEASIBLE).all()

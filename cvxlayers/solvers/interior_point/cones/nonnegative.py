@@ -9,6 +9,9 @@ from cvxlayers.solvers.interior_point.cones.barrier import Barrier, inverse
 
 Array = Any
 
+# Added to H where it is factored: with larger weights, P would be lost beside A'H^-1 A. Refinement takes it out again.
+LEAST = 1e-11
+
 
 class NonnegativeBarrier(Barrier):
     """F(s) = -sum log s_i, W = diag(sqrt(s/z))."""
@@ -20,9 +23,9 @@ class NonnegativeBarrier(Barrier):
         return namespace(like).zeros_like(like[..., : self.size]) + 1.0
 
     def scaling(self, s: Array, z: Array) -> tuple[Array, ...]:
-        ratio = s / z
-        w = namespace(s).sqrt(ratio)[..., None]
-        return ratio[..., None], 1.0 / w
+        xp, ratio = namespace(s), s / z
+        bound = LEAST if s.dtype == xp.float64 else 0.0
+        return ratio[..., None], 1.0 / xp.sqrt(ratio + bound)[..., None]
 
     def scale(self, W: tuple[Array, ...], V: Array) -> Array:
         return W[1] * V
