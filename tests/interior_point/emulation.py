@@ -97,7 +97,8 @@ def _run_in_parts(
         if name == "linear_solve":
             going[:] = part == 0
         tables = map(_address, (elements, going, *terms, M))
-        formed = launching.GramArguments(_address(P), _address(A), _stride(P, batch), _stride(A, batch), *tables)
+        strides = (launching.stride(v, batch) for v in (P, A))
+        formed = launching.GramArguments(_address(P), _address(A), *strides, *tables)
         run("gram", forming, len(elements) * launching.gram_tiles(n), formed, backwards)
         factor = _factor(M[np.flatnonzero(going[elements])])
 
@@ -108,10 +109,6 @@ def _address(array: np.ndarray) -> int:
 
 def _table(sparsity: Sparsity | None) -> int | None:
     return None if sparsity is None else _address(sparsity.table)
-
-
-def _stride(array: np.ndarray, batch: int) -> int:
-    return 0 if len(array) == 1 < batch else array[0].size
 
 
 def _plain(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -146,7 +143,7 @@ def solve(
     status, iterations = np.full(batch, -1, np.int32), np.full(batch, -1, np.int32)
     space = np.full(batch * launch.members * launch.workspace + 1, np.nan)
     arguments = launching.SolveArguments(
-        *map(_address, (P, q, A, b)), *(_stride(v, batch) for v in (P, q, A, b)),
+        *map(_address, (P, q, A, b)), *(launching.stride(v, batch) for v in (P, q, A, b)),
         *map(_address, (x, z, s, residuals, status, iterations)),
         *map(_address, (rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace, tol, 100, 1,
         _table(sparsity),
@@ -185,7 +182,7 @@ def linear_solve(
     wx, wz, residual = np.full(gx.shape, 7.0), np.full(gz.shape, 7.0), np.full((several, batch), 7.0)
     space = np.full(batch * launch.members * launch.workspace + 1, np.nan)
     arguments = launching.LinearArguments(
-        *map(_address, (P, A, z, s)), _stride(P, batch), _stride(A, batch),
+        *map(_address, (P, A, z, s)), launching.stride(P, batch), launching.stride(A, batch),
         *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.semis, rows.alphas, space)),
         launch.workspace, batch, several, 1, _table(sparsity),
     )  # fmt: skip

@@ -1,11 +1,12 @@
 // The matrix P + A'H^-1 A of a batch of large programs, of which solve.cu and linear_solve.cu leave the terms: the lower
 // triangle of M = c d P d + STATIC + d (A'W A + R'R) d, by tiles, one thread block for each.
 //
-// A block needs two strips of columns of A and R, of which copies into shared memory run ahead of the products.
+// A block needs two strips of columns of A and R, of which copies into shared memory run ahead of the products. `launch.py`
+// says the rows and columns of a tile, TILE, the rows of a strip that are one stage of copies, DEEP, and how many STAGES
+// there are.
 #include "block.cuh"
 
 constexpr int n = VARIABLES, m = ROWS;
-constexpr int TILE = 64, DEEP = 16, STAGES = 3;  // rows and columns of a tile; rows of a strip that are one stage of copies
 constexpr int STRIDE = TILE + 4;                 // between rows: keeps a warp off its own banks
 constexpr int SPAN = n % 2 ? 1 : 2;              // numbers of one copy: rows begin at multiples of them
 constexpr int ACROSS = TILE / SPAN, APART = THREADS / ACROSS;

@@ -30,6 +30,7 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
     linear_launch,
     members_of,
     solve_launch,
+    stride,
 )
 from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
 from cvxlayers.solvers.interior_point.native import Native
@@ -113,7 +114,7 @@ def solve(
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     data = {"P": P, "q": q, "A": A, "b": b}
-    strides = {f"{name}_stride": _stride(v, batch) for name, v in data.items()}
+    strides = {f"{name}_stride": stride(v, batch) for name, v in data.items()}
     numbers = {"tol": settings.tol, "max_iter": settings.max_iter, "quadratic": 1}
     results: _Shapes = {
         **{name: ((batch, size), "float64") for name, size in (("x", n), ("z", m), ("s", m), ("residuals", 3))},
@@ -148,7 +149,7 @@ def linear_solve(
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     data = {"P": P, "A": A, "z": z, "s": s, "gx": gx, "gz": gz}
-    strides = {f"{name}_stride": _stride(data[name], batch) for name in "PA"}
+    strides = {f"{name}_stride": stride(data[name], batch) for name in "PA"}
     numbers = {"batch": batch, "several": several, "quadratic": 1}
     results: _Shapes = {
         "wx": (tuple(gx.shape), "float64"),
@@ -245,11 +246,6 @@ def _by_xla(start: Start, operands: Sequence[Array], results: Sequence[tuple[tup
     for device in jax_cuda.devices():  # compiled here rather than while a program runs
         kernel(start.name, start.launch, device.local_hardware_id)
     return jax_cuda.call(start, operands, results)
-
-
-def _stride(v: Array, batch: int) -> int:
-    """Numbers from one problem to the next: 0 where all share one."""
-    return 0 if v.shape[0] == 1 < batch else int(np.prod(v.shape[1:], dtype=int))
 
 
 def _table(rows: Layout, name: str) -> np.ndarray:

@@ -24,6 +24,7 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
     gram_launch,
     gram_tiles,
     kernel,
+    stride,
 )
 
 Tensor = Any
@@ -76,7 +77,7 @@ def _beside(parts: Callable[[Work], Iterator[None]], rows: Layout, P: Tensor, A:
     """The parts of all portions of a batch, BESIDE of them at a time."""
 
     def run(first: int, place: int) -> Iterator[None]:
-        with _work(rows, P, A, first, min(size, batch - first), place) as work:
+        with _work(rows, P, A, batch, first, min(size, batch - first), place) as work:
             yield from parts(work)
 
     size = portion(A.shape[-1], batch)
@@ -92,6 +93,7 @@ class Work:
     rows: Layout
     P: Tensor
     A: Tensor
+    batch: int
     first: int
     count: int
     elements: Tensor
@@ -107,14 +109,14 @@ class Work:
         """The lower triangle of c d P d + A'H^-1 A of the problems that go on."""
         m, n = self.A.shape[-2:]
         launch = gram_launch(self.rows, n, m)
-        strides = (0 if len(v) == 1 else v[0].numel() for v in (self.P, self.A))
+        strides = (stride(v, self.batch) for v in (self.P, self.A))
         data, terms = (self.P, self.A), (self.elements, going, *self.terms, self.matrices[0])
         arguments = GramArguments(*map(_address, data), *strides, *map(_address, terms))
         kernel("gram", launch, self.A.device)(self.count * gram_tiles(n), launch.threads, arguments)
 
 
 @contextmanager
-def _work(rows: Layout, P: Tensor, A: Tensor, first: int, count: int, place: int) -> Iterator[Work]:
+def _work(rows: Layout, P: Tensor, A: Tensor, batch: int, first: int, count: int, place: int) -> Iterator[Work]:
     """Room for a portion; the factorization is recorded where that pays."""
     xp, (m, n) = namespace(A), A.shape[-2:]
 
@@ -123,7 +125,7 @@ def _work(rows: Layout, P: Tensor, A: Tensor, first: int, count: int, place: int
 
     elements = xp.arange(first, first + count, dtype=xp.int32, device=A.device)
     terms, matrices = (empty(m - rows.linear, n), empty(m), empty(n + 2)), (empty(n, n), empty(n, n))
-    work = partial(Work, rows, P, A, first, count, elements, terms)
+    work = partial(Work, rows, P, A, batch, first, count, elements, terms)
     graph = recorded((_factor, place), lambda _, matrices: _factor(matrices), 1, (), matrices)
     if graph is None:
         yield work(matrices, partial(_factor, matrices))

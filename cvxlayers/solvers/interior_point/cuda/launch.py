@@ -19,7 +19,7 @@ REGISTERS = 128  # that a thread may have; with fewer, more blocks share a multi
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_LARGE_COLUMNS = 512  # of matrices whose factor is made between two parts of a kernel: one for each thread
 MOST_ROWS = 4096
-GRAM_TILE = 64  # rows and columns of a tile, in gram.cu
+GRAM_TILE = 64  # rows and columns of a tile
 FACTOR_BLOCK = 128  # rows of a diagonal block of larger matrices
 FILLED = 0.9  # of all multiprocessors: what clusters of four are sure to reach
 MOST_ORDER = 32  # of a semidefinite cone: the lanes of a warp
@@ -227,9 +227,12 @@ def factor_launch() -> Launch:
 @lru_cache(maxsize=256)
 def gram_launch(rows: Layout, n: int, m: int) -> Launch:
     """How `gram` is started, `gram_tiles` blocks for each matrix."""
-    stages, deep, stride = 3, 16, 2 * (GRAM_TILE + 4) + 1  # as in gram.cu
-    macros = {"VARIABLES": n, "ROWS": m, "LINEAR": rows.linear, "THREADS": 128, "RESIDENT": 4, "CLUSTER": 1}
-    return Launch(128, 8 * stages * deep * stride, 0, tuple(macros.items()))
+    stages, deep = 3, 16
+    macros = {
+        "VARIABLES": n, "ROWS": m, "LINEAR": rows.linear, "THREADS": 128, "RESIDENT": 4, "CLUSTER": 1,
+        "TILE": GRAM_TILE, "DEEP": deep, "STAGES": stages,
+    }  # fmt: skip
+    return Launch(128, 8 * stages * deep * (2 * (GRAM_TILE + 4) + 1), 0, tuple(macros.items()))
 
 
 def gram_tiles(n: int) -> int:
@@ -319,6 +322,11 @@ def _sparse_launch(
 def _resident(used: int, threads: int) -> int:
     """How many blocks share a multiprocessor: as its memory holds, and as leave a thread its registers."""
     return max(1, min(SHARED_BYTES // (used + 1024), 65536 // (REGISTERS * threads)))
+
+
+def stride(v: Any, batch: int) -> int:
+    """Numbers from one problem of a batch to the next: 0 where all share one."""
+    return 0 if v.shape[0] == 1 < batch else int(np.prod(v.shape[1:], dtype=int))
 
 
 def even(count: int) -> int:

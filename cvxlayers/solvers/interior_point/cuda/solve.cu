@@ -493,14 +493,13 @@ struct Progress {
     real least, expected_rp, expected_rd;
     Measure is;
     int status, iteration, good, stalled;
-    bool finishing;                        // whether the factor is that of the active rows
-    bool measured, finished;               // whether they have been tried, and are those of the solution
+    bool finishing, finished;              // whether the active rows are tried, and are those of the solution
     real open;                             // what `Measure::open` has to be to try them
 };
 
 // Scales, and what the iterations start from; false if the data are invalid.
 DEVICE bool begin(Progress &p) {
-    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, false, OPEN};
+    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, OPEN};
     if (!equilibrate()) return false;
     real norms[2] = {0.0, 0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(GLOBAL(header().q + j));
@@ -513,10 +512,9 @@ DEVICE bool begin(Progress &p) {
 
 // Measure the iterate and scale the cones at it; false where the iterations end.
 DEVICE bool approach(const Arguments &a, Progress &p) {
-    if (!p.measured) p.is = measure(p.tau, p.norm_q, p.norm_b);
+    if (!p.finishing) p.is = measure(p.tau, p.norm_q, p.norm_b);
     const Measure is = p.is;
-    const bool again = p.measured && !p.finished;  // whether this is the iterate of the time before
-    p.measured = false;
+    const bool again = p.finishing && !p.finished;  // whether this is the iterate of the time before
     if (!again) {
         p.stalled = is.worst < 0.8 * p.least ? 0 : p.stalled + 1;
         p.least = smaller(p.least, is.worst);
@@ -637,7 +635,7 @@ FUNCTION bool finish(Progress &p, real tol) {
 DEVICE bool advance(const Arguments &a, Progress &p) {
 #if !CURVED
     if (p.finishing) {
-        p.finished = finish(p, a.tol), p.measured = true, ++p.iteration;
+        p.finished = finish(p, a.tol), ++p.iteration;
         return true;
     }
 #endif
