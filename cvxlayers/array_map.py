@@ -7,6 +7,7 @@ arrays stay on their device, and under ``jax.jit`` in the compiled program. Deri
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import device
 
-from cvxlayers.array import namespace
+from cvxlayers.array import namespace, replayed
 from cvxlayers.canonical.form import AffineSolverAffine, Output, Parameter
 from cvxlayers.conic.affine import AffineMap
 from cvxlayers.conic.array_adjoint import ArrayAdjoint
@@ -23,7 +24,7 @@ from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.array_elimination import ArrayElimination, Reduced
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.lift_recover import LiftRecover
-from cvxlayers.solvers.interior_point import Native, form, linear_solve, polish, solve
+from cvxlayers.solvers.interior_point import Native, fixed, form, linear_solve, polish, solve
 from cvxlayers.status import Status
 
 Array = Any
@@ -34,15 +35,20 @@ class ArrayPoint:
     """What one forward pass leaves: the reduced data and solution, zero where an element failed, and how it ended."""
 
     map: ArrayMap
-    vectors: Sequence[Array]
+    vectors: tuple[Array, ...]
     data: Reduced
     y: Array
     z_reduced: Array
     s_reduced: Array
     kept: Array  # (*batch), whether there is a solution
-    status: Array
-    iterations: Array
-    residuals: Array
+    status: Array = None  # derivatives do not ask how it ended
+    iterations: Array = None
+    residuals: Array = None
+
+    @property
+    def arrays(self) -> tuple:
+        """All that derivatives need, but the map."""
+        return self.vectors, self.data, self.y, self.z_reduced, self.s_reduced, self.kept
 
     @cached_property
     def full(self) -> tuple[Array, Array]:
@@ -94,7 +100,17 @@ class ArrayMap:
 
     def solve(self, values: Sequence[Array], batch: tuple[int, ...]) -> ArrayPoint:
         """Solve for parameter values (*lead, *shape), real or complex, of the dtype to work in."""
-        vectors = self.ends.vectors(values, len(batch), guard=True)
+        if not fixed(self.program, values[0], self.settings, solving=True):
+            return self._solve(values, batch)
+
+        def arrays(*values: Array) -> tuple:
+            point = self._solve(values, batch)
+            return *point.arrays, point.status, point.iterations, point.residuals
+
+        return ArrayPoint(self, *replayed((weakref.ref(self), "solve", batch), arrays, tuple(values)))
+
+    def _solve(self, values: Sequence[Array], batch: tuple[int, ...]) -> ArrayPoint:
+        vectors = tuple(self.ends.vectors(values, len(batch), guard=True))
         data = self.elimination.reduce(vectors)
         out = solve(self.program.cone, data.P, data.q, data.A, data.b, self.settings, self.program)
         xp = namespace(out.x)
@@ -142,6 +158,27 @@ class ArrayMap:
         A gradient is None for zero. With them the residual of the linear system, relative to the right-hand side; None
         if there was no system to solve.
         """
+        wanted, shapes, cotangents = tuple(wanted), tuple(shapes), tuple(cotangents)
+        if self.mu or not fixed(self.program, point.y, self.settings, solving=False):
+            grads, residual = self._vjp(point, cotangents, value, wanted, shapes)
+        else:
+
+            def pulled(arrays: tuple, cotangents: tuple, value: Array | None) -> tuple:
+                return self._vjp(ArrayPoint(self, *arrays), cotangents, value, wanted, shapes)
+
+            key = (weakref.ref(self), "vjp", wanted, shapes)
+            grads, residual = replayed(key, pulled, (point.arrays, cotangents, value))
+        return dict(zip(wanted, grads, strict=True)), residual
+
+    def _vjp(
+        self,
+        point: ArrayPoint,
+        cotangents: Sequence[Array | None],
+        value: Array | None,
+        wanted: Sequence[int],
+        shapes: Sequence[tuple[int, ...]],
+    ) -> tuple[tuple[Array | None, ...], Array | None]:
+        """`vjp`, with gradients in the order of ``wanted``."""
         xp = namespace(point.y)
         given = [(reader, c) for reader, c in zip(self.readers, cotangents, strict=True) if c is not None]
         small = all(reader.reduced is not None for reader, _ in given)
@@ -164,7 +201,7 @@ class ArrayMap:
             p: None if grad is None else _gradient(parameters[p], grad, vectors[p], shapes[p])
             for p, grad in found.items()
         }
-        return grads, residual
+        return tuple(grads[p] for p in wanted), residual
 
     def _adjoint(self, point: ArrayPoint, gx: Array | None, gz: Array | None, gs: Array | None, small: bool):
         """w of the full system, the cotangent of the full s, and the residual.

@@ -36,6 +36,7 @@ __all__ = [
     "real_dtype",
     "recorded",
     "register_pytree",
+    "replayed",
     "single",
     "stop_gradient",
     "to_library_of",
@@ -188,13 +189,27 @@ def recorded(key: Any, body: Callable[[Any, Any], Any], count: int, constants: A
     return library_of(leaves(state)[0]).recorded(key, body, count, constants, state)
 
 
-def leaves(values: Any) -> list[Array]:
-    """The arrays in nested tuples, in order.
+def replayed(key: Any, function: Callable[..., Any], arguments: tuple) -> Any:
+    """``function(*arguments)``, in PyTorch on a GPU as one CUDA graph for shapes that come again.
 
-    >>> leaves((1, (2, 3)))
+    Arguments and results are arrays, or nested tuples of arrays and None. ``key`` says all that ``function`` depends on
+    besides them, and it does the same operations whatever the values; see `cvxlayers.array.graphs.replayed`.
+
+    >>> replayed("double", lambda x: 2 * x, (np.ones(1),))
+    array([2.])
+    """
+    return library_of(leaves(arguments)[0]).replayed(key, function, arguments)
+
+
+def leaves(values: Any) -> list[Array]:
+    """The arrays in nested tuples, in order, without what is None.
+
+    >>> leaves((1, (2, None, 3)))
     [1, 2, 3]
     """
-    return [leaf for v in values for leaf in leaves(v)] if isinstance(values, tuple) else [values]
+    if isinstance(values, tuple):
+        return [leaf for v in values for leaf in leaves(v)]
+    return [] if values is None else [values]
 
 
 def prefers_products(x: Array) -> bool:

@@ -1,7 +1,8 @@
-"""Rounds of a loop on a GPU as CUDA graphs of PyTorch: recorded once for a shape, then started by one call.
+"""Work of many small kernels on a GPU as CUDA graphs of PyTorch: recorded once for a shape, then started by one call.
 
-A round of small kernels costs the time to launch them; a graph launches all of them at once. It reads and writes
-tensors of its own, so values are copied in and out. Where recording is not possible, everything goes on without.
+Rounds of a loop, or a function. Small kernels cost the time to launch them; a graph launches all of them at once. It
+reads and writes tensors of its own, so values are copied in and out. Where recording is not possible, everything goes
+on without.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ Tensor = Any
 
 MOST_GRAPHS = 16  # that are kept; the one that was used longest ago goes first
 MOST_BYTES = 1 << 29  # of the values: with larger ones, launches are not what takes the time
+MOST_KEPT_BYTES = 1 << 31  # of the values of all that are kept
 REPEATED = 2  # calls of the same shape from which recording one pays
 
 _graphs: OrderedDict[Hashable, Graph | None] = OrderedDict()  # None: recording failed
@@ -29,12 +31,15 @@ _recording = threading.Lock()
 
 
 class Graph:
-    """``count`` rounds of ``body(constants, state)``, recorded for tensors like these; of one call at a time."""
+    """``count`` rounds of ``body(constants, state)``, recorded for tensors like these; of one call at a time.
+
+    With an empty state, ``body`` is a function of the constants, and its result the state.
+    """
 
     def __init__(self, body: Callable[[Any, Any], Any], count: int, constants: Any, state: Any) -> None:
         import torch
 
-        self.device, self.lock = leaves(state)[0].device, threading.Lock()
+        self.device, self.lock = leaves((constants, state))[0].device, threading.Lock()
         with torch.cuda.device(self.device), torch.no_grad(), torch.inference_mode(False):
             self.constants, self.state = (self.own(v) for v in (constants, state))
             self.used = torch.cuda.Event()
@@ -49,18 +54,19 @@ class Graph:
                     found = self.state
                     for _ in range(count):
                         found = body(self.constants, found)
-                    for own, new in zip(leaves(self.state), leaves(found), strict=True):
-                        own.copy_(new)
+                    if state:
+                        _copy(self.state, found)
                 finally:
                     self.graph.capture_end()
+            self.state = self.state or found
             self.used.record()
 
     @contextmanager
     def session(self, *values: Any) -> Iterator[Callable[[], Any]]:
         """A function that replays the graph and returns its state, for one problem, on the current stream.
 
-        ``values`` are the constants and the state to start from; without them, the caller writes into the graph's. What
-        it returns is the graph's own, too: `own` copies what outlives the session.
+        ``values`` are the constants, and the state to start from where there is one; without them, the caller writes
+        into the graph's. What it returns is the graph's own, too: `own` copies what outlives the session.
         """
         import torch
 
@@ -68,8 +74,7 @@ class Graph:
             self.used.wait()  # a call before this one, on whichever stream
             try:
                 if values:
-                    for own, new in zip(leaves((self.constants, self.state)), leaves(values), strict=True):
-                        own.copy_(new)
+                    _copy((self.constants, self.state)[: len(values)], values)
 
                 def replay() -> Any:
                     self.graph.replay()
@@ -81,7 +86,25 @@ class Graph:
 
     def own(self, values: Any) -> Any:
         """Copies that the next session leaves alone."""
-        return rebuilt(values, lambda t: t.clone())
+        import torch
+
+        copies = rebuilt(values, torch.empty_like)
+        _copy(copies, values)
+        return copies
+
+    @property
+    def bytes(self) -> int:
+        """Of the values."""
+        return _bytes(leaves((self.constants, self.state)))
+
+
+def replayed(key: Hashable, function: Callable[..., Any], arguments: tuple) -> Any:
+    """``function(*arguments)``, by a graph where there is one for tensors of these shapes."""
+    graph = graph_of(key, lambda arguments, _: function(*arguments), 1, arguments, ())
+    if graph is None:
+        return function(*arguments)
+    with graph.session(arguments) as replay:
+        return graph.own(replay())
 
 
 def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constants: Any, state: Any) -> Graph | None:
@@ -93,9 +116,9 @@ def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constan
         return None
     if torch.cuda.is_current_stream_capturing():  # the caller's graph is to hold the work itself
         return None
-    if sum(t.numel() * t.element_size() for t in tensors) > MOST_BYTES:
+    if _bytes(tensors) > MOST_BYTES:
         return None
-    key = (key, count, tensors[0].device, tuple((t.shape, t.dtype) for t in tensors))
+    key = (key, count, tensors[0].device, _outline((constants, state)))
     with _lock:
         if key in _graphs:
             _graphs.move_to_end(key)
@@ -116,7 +139,7 @@ def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constan
             made = None
         with _lock:
             _graphs[key] = made
-            gone = [_graphs.popitem(last=False)[1] for _ in range(len(_graphs) - MOST_GRAPHS)]
+            gone = [_graphs.popitem(last=False)[1] for _ in range(_too_many())]
     for graph in gone:
         if graph is not None:
             with graph.lock:
@@ -124,8 +147,38 @@ def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constan
     return made
 
 
+def _too_many() -> int:
+    """How many of the graphs go, the one that was used longest ago first; the last one stays."""
+    sizes = [0 if graph is None else graph.bytes for graph in _graphs.values()]
+    too_large = next((k for k in range(len(sizes)) if sum(sizes[k:]) <= MOST_KEPT_BYTES), len(sizes) - 1)
+    return max(too_large, len(_graphs) - MOST_GRAPHS)
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _copy(to: Any, values: Any) -> None:
+    """Copy nested tuples of tensors, by few kernels; what is there already stays."""
+    from torch import _foreach_copy_  # pyright: ignore[reportPrivateImportUsage]
+
+    pairs = [(own, new) for own, new in zip(leaves(to), leaves(values), strict=True) if own is not new]
+    for dtype in {own.dtype for own, _ in pairs}:  # those of one are copied together
+        targets, sources = zip(*(pair for pair in pairs if pair[0].dtype == dtype), strict=True)
+        _foreach_copy_(list(targets), list(sources))
+
+
+def _outline(values: Any) -> Hashable:
+    """The nested tuples with the shape and dtype of every tensor in its place."""
+    if isinstance(values, tuple):
+        return tuple(map(_outline, values))
+    return values if values is None else (values.shape, values.dtype)
+
+
 def rebuilt(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
     """The nested tuples with every tensor changed."""
+    if values is None:
+        return None
     if not isinstance(values, tuple):
         return change(values).contiguous()
     parts = [rebuilt(v, change) for v in values]

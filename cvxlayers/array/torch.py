@@ -246,6 +246,14 @@ def recorded(key: Any, body: Callable[[Any, Any], Any], count: int, constants: A
     return graph_of(key, body, count, constants, state)
 
 
+def replayed(key: Any, function: Callable[..., Any], arguments: tuple) -> Any:
+    if torch._C._are_functorch_transforms_active():
+        return function(*arguments)
+    from cvxlayers.array import graphs
+
+    return graphs.replayed(key, function, arguments)
+
+
 def prefers_products(x: Tensor) -> bool:
     return x.device.type != "cpu"
 

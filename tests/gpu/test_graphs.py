@@ -1,4 +1,4 @@
-"""Recorded rounds of the array path: the numbers of the plain path, on any stream, for shapes that come and go."""
+"""What is recorded, rounds of the array path and calls of layers: the numbers of what is not, on any stream."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cvxlayers.sets import Nonnegative, Product, SecondOrder, Zero
 from cvxlayers.solvers import Native
 from cvxlayers.solvers.interior_point import linear_solve, solve
 from cvxlayers.status import Status
+from tests.layers import problems
 
 pytestmark = pytest.mark.gpu
 torch = pytest.importorskip("torch")
@@ -43,11 +44,11 @@ def problem(batch: int, n: int = 240, seed: int = 0, cone: Product = CONE):
     return [torch.from_numpy(v).cuda() for v in (P, rng.standard_normal((batch, n)), A, b)]
 
 
-def plain(graphs, monkeypatch, *arguments):
+def plain(graphs, monkeypatch, *arguments, function=solve):
     with monkeypatch.context() as patch:
         patch.setattr(graphs, "REPEATED", 1 << 30)
         patch.setattr(graphs, "_graphs", type(graphs._graphs)())
-        return solve(*arguments)
+        return function(*arguments)
 
 
 def close(found, expected):
@@ -164,3 +165,122 @@ def test_matrices_in_a_graph_of_the_caller(graphs, cone):
     found = [v.clone() for part in found for v in part]
     for a, b_ in zip(found, (v for part in both() for v in part), strict=True):
         torch.testing.assert_close(a, b_, rtol=0, atol=0)
+
+
+def layer_of(name: str, **options):
+    from cvxlayers.torch import CvxpyLayer
+
+    case = problems.get(name)
+    return CvxpyLayer(case.problem, case.parameters, case.variables, gp=case.gp, solver="native", **options)
+
+
+def inputs_of(name: str, *factors: float):
+    values = problems.get(name).values
+    return [torch.as_tensor(np.stack([k * v for k in factors]), device="cuda").requires_grad_() for v in values]
+
+
+def everything(layer, inputs, outputs=slice(None)):
+    """Outputs, value and statuses of a layer, and gradients of some of them."""
+    result = layer.solve(*inputs)
+    total = sum((k + 1) * o.sin().abs().sum() for k, o in enumerate([*result.variables, result.objective][outputs]))
+    gradients = torch.autograd.grad(total, inputs, allow_unused=True)
+    return [*result.variables, result.objective, result.status, result.residuals, *gradients]
+
+
+def same(found, expected):
+    for a, b in zip(found, expected, strict=True):
+        if a is None or b is None:
+            assert a is b
+        else:
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
+LAYERS = ["nonnegative", "second_order", "exponential", "semidefinite", "geometric", "complex_numbers"]
+LAYERS += ["semidefinite_parameters", "mixed", "many_dimensions"]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(graphs, monkeypatch, name):
+    """Recorded once, for the forward and for the backward pass; other data of the shape go through the same graphs."""
+    layer = layer_of(name)
+    for factors in ((1.0, 1.01, 0.99), (1.02, 0.98, 1.0), (1.0, 1.01, 0.99)):
+        inputs = inputs_of(name, *factors)
+        same(everything(layer, inputs), plain(graphs, monkeypatch, layer, inputs, function=everything))
+        assert len(graphs._graphs) == 2 and None not in graphs._graphs.values()
+
+
+def test_cotangents_of_some_outputs(graphs, monkeypatch):
+    """Which outputs have a cotangent tells graphs apart, where all of them have the same shape."""
+    layer = layer_of("nonnegative")
+    inputs = inputs_of("nonnegative", 1.0, 1.01)
+    for outputs in (slice(0, 1), slice(1, 2), slice(-1, None), slice(0, 1)):
+        found = everything(layer, inputs, outputs)
+        same(found, plain(graphs, monkeypatch, layer, inputs, outputs, function=everything))
+
+
+def test_failures_in_a_recorded_layer(graphs, monkeypatch):
+    layer = layer_of("nonnegative", on_failure="nan")
+    for broken in (None, 1, 0, None):
+        inputs = inputs_of("nonnegative", 1.0, 1.01, 1.02)
+        if broken is not None:
+            with torch.no_grad():
+                inputs[0][broken] = torch.nan
+        found = everything(layer, inputs)
+        assert (found[-len(inputs) - 2] == Status.INVALID_INPUT).tolist() == [k == broken for k in range(3)]
+        same(found, plain(graphs, monkeypatch, layer, inputs, function=everything))
+
+
+def test_layers_in_parts(graphs, monkeypatch):
+    """Kernels in parts look at the values while they solve: the backward pass alone is recorded."""
+    import cvxpy as cp
+
+    from cvxlayers.torch import CvxpyLayer
+
+    x, p, A = cp.Variable(240), cp.Parameter(240), np.random.default_rng(0).normal(size=(60, 240))
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [A @ x <= 1.0]), [p], [x])
+    for _ in range(3):
+        inputs = [torch.randn(5, 240, dtype=torch.float64, device="cuda", requires_grad=True)]
+        same(everything(layer, inputs), plain(graphs, monkeypatch, layer, inputs, function=everything))
+    assert [key[0][1] for key in graphs._graphs if key[0][0].__class__.__name__ == "ReferenceType"] == ["vjp"]
+
+
+def test_layers_of_the_same_shape(graphs, monkeypatch):
+    """Each has graphs of its own, and a graph does not keep a layer."""
+    import gc
+    import weakref
+
+    inputs, layers = inputs_of("nonnegative", 1.0, 1.01), [layer_of("nonnegative") for _ in range(2)]
+    for layer in layers:
+        same(everything(layer, inputs), plain(graphs, monkeypatch, layer, inputs, function=everything))
+    assert len(graphs._graphs) == 4
+    maps = [weakref.ref(layer.core.array_map(True)) for layer in layers]
+    del layer, layers
+    gc.collect()
+    assert not any(map_() for map_ in maps)
+
+
+def test_memory_of_what_is_kept(graphs, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_KEPT_BYTES", 1)
+    layer = layer_of("nonnegative")
+    for factors in ((1.0, 1.01), (1.0, 1.01, 0.99)):
+        inputs = inputs_of("nonnegative", *factors)
+        same(everything(layer, inputs), plain(graphs, monkeypatch, layer, inputs, function=everything))
+        assert len(graphs._graphs) == 1
+
+
+def test_threads_with_a_layer(graphs, monkeypatch):
+    layer = layer_of("mixed")
+    sets = [inputs_of("mixed", 1.0, 1.0 + 0.01 * k) for k in range(4)]
+    expected = [plain(graphs, monkeypatch, layer, inputs, function=everything) for inputs in sets]
+    torch.cuda.synchronize()
+
+    def work(k: int):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            found = [everything(layer, sets[k]) for _ in range(4)]
+            torch.cuda.current_stream().synchronize()
+        return found
+
+    with ThreadPoolExecutor(4) as pool:
+        for k, found in enumerate(pool.map(work, range(4))):
+            for out in found:
+                same(out, expected[k])

@@ -49,10 +49,18 @@ def gradients(made, inputs):
     return x, torch.autograd.grad(x.square().sum(), inputs)
 
 
+@pytest.fixture(params=[True, False], ids=["recorded", "not recorded"])
+def recorded(request, monkeypatch):
+    """Whether calls of a shape that comes again are recorded as CUDA graphs."""
+    if not request.param:
+        monkeypatch.setattr("cvxlayers.array.graphs.REPEATED", 1 << 30)
+
+
 @pytest.mark.parametrize("batch", [1, 64])
-def test_nothing_waits_for_the_device(batch):
+def test_nothing_waits_for_the_device(batch, recorded):
     made, inputs = layer(on_failure="nan"), values(batch)
-    gradients(made, inputs)  # kernels are compiled, constants go to the device
+    for _ in range(3):  # kernels are compiled, constants go to the device, calls are recorded
+        gradients(made, inputs)
     torch.cuda.synchronize()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it calls itself a prototype
@@ -69,7 +77,7 @@ def test_nothing_waits_for_the_device(batch):
 
 
 @pytest.mark.parametrize("name", ["second_order", "semidefinite", "exponential"])
-def test_no_transfer(name):
+def test_no_transfer(name, recorded):
     """Between the parameters and the gradients, nothing is copied from the device or to it."""
     from torch.profiler import ProfilerActivity, profile
 
@@ -82,7 +90,8 @@ def test_no_transfer(name):
     def work():
         return torch.autograd.grad(sum(o.square().sum() for o in made(*inputs)), inputs)
 
-    work()
+    for _ in range(3):
+        work()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA], acc_events=True) as profiled:
         work()

@@ -39,6 +39,17 @@ def solve(
     return Outcome(*(v if len(lead) == 1 else xp.reshape(v, (*lead, *v.shape[1:])) for v in out))
 
 
+def fixed(program: ConeProgram, like: Array, settings: Native, solving: bool) -> bool:
+    """Whether `solve` and `polish`, or else `linear_solve`, do the same operations whatever the values.
+
+    Kernels do, where ``like`` is; those in parts look at the values while they solve.
+    """
+    n, m, cone = program.n, program.m, program.cone
+    if not _kernels(cone, n, m, like, settings, program):
+        return False
+    return not solving or _sparsity(program, like) is not None or not cuda.in_parts(cone, n, m)
+
+
 def form(cone: Product, n: int, m: int, device: Any, settings: Native, program: ConeProgram | None = None) -> str:
     """In which form the method runs for float64 arrays on a device of PyTorch or JAX, in words."""
     jax = of_jax(device)
@@ -145,15 +156,17 @@ def _polish(
 
 
 def _fused(cone: Product, A: Array, settings: Native, program: ConeProgram | None) -> bool:
-    """Whether the kernels take programs of this shape here."""
+    """Whether the kernels take programs with this matrix."""
+    return A.dtype == namespace(A).float64 and _kernels(cone, A.shape[-1], A.shape[-2], A, settings, program)
+
+
+def _kernels(cone: Product, n: int, m: int, like: Array, settings: Native, program: ConeProgram | None) -> bool:
+    """Whether the kernels take programs of this shape where an array is."""
     if not settings.compiled or settings.precision != "float64":
         return False
-    jax = is_jax_array(A)
-    if not jax and not (is_torch_array(A) and A.is_cuda):
+    if not is_jax_array(like) and not (is_torch_array(like) and like.is_cuda):
         return False
-    if A.dtype != namespace(A).float64:
-        return False
-    return _takes(cone, A.shape[-1], A.shape[-2], _devices(A), program)
+    return _takes(cone, n, m, _devices(like), program)
 
 
 def _takes(cone: Product, n: int, m: int, devices: Sequence[Any], program: ConeProgram | None) -> bool:

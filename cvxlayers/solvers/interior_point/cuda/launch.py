@@ -15,7 +15,7 @@ from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power
 
 FOLDER = Path(__file__).parent
 SHARED_BYTES = 227 * 1024  # of one block, on the GPUs that have the most
-REGISTERS = 128  # that a thread may have; with fewer, more blocks share a multiprocessor
+REGISTERS = 128  # that a thread may have
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_LARGE_COLUMNS = 512  # of matrices whose factor is made between two parts of a kernel: one for each thread
 MOST_ROWS = 4096
@@ -171,14 +171,16 @@ class Launch:
     members: int = 1  # blocks that work on a problem
 
 
-_CLASSES = (  # the largest n of a class, and its threads, the lanes of a row, and the tiles of a warp
-    (16, 32, 1, 1),
-    (32, 64, 8, 2),
-    (64, 128, 8, 3),
-    (128, 256, 16, 4),
-    (176, 512, 32, 5),
-    (MOST_COLUMNS, 512, 32, 3),
-    (MOST_LARGE_COLUMNS, 512, 32, 1),
+# The largest n of a class, and its threads, the registers of each, the lanes of a row, and the tiles of a warp. With
+# fewer registers more blocks share a multiprocessor, which pays for blocks of a single warp.
+_CLASSES = (
+    (16, 32, 80, 1, 1),
+    (32, 64, REGISTERS, 8, 2),
+    (64, 128, REGISTERS, 8, 3),
+    (128, 256, REGISTERS, 16, 4),
+    (176, 512, REGISTERS, 32, 5),
+    (MOST_COLUMNS, 512, REGISTERS, 32, 3),
+    (MOST_LARGE_COLUMNS, 512, REGISTERS, 32, 1),
 )
 _HEADER, _SPARSE_HEADER = 18, 20  # numbers, as in layout.cuh
 DIRECTORY = 42  # words of the directory of sparse.cuh
@@ -251,7 +253,7 @@ def _launch(
     """
     if not 0 < n <= MOST_LARGE_COLUMNS or m > MOST_ROWS:
         return None
-    _, threads, lanes, tiles = next(c for c in _CLASSES if n <= c[0])
+    _, threads, registers, lanes, tiles = next(c for c in _CLASSES if n <= c[0])
     blocks = (n + 7) // 8
     size, height, warps = 8 * blocks, even(m), threads // 32
     large = n > MOST_COLUMNS
@@ -270,7 +272,7 @@ def _launch(
             break
     else:
         return None
-    resident = _resident(used, threads)
+    resident = _resident(used, threads, registers)
     squares, orders = int((rows.orders**2).sum()), int(rows.orders.sum())
     order = int(rows.orders.max(initial=0))
     # What `cones.cuh` and `projections.cuh` keep of semidefinite cones.
@@ -307,7 +309,7 @@ def _sparse_launch(
             break
     else:
         return None
-    resident = _resident(used, threads)
+    resident = _resident(used, threads, REGISTERS)
     values = even(sizes["A_ENTRIES"] + 1) + even(sizes["P_ENTRIES"] + 1) + even(sizes["STAGED"] + 1)
     workspace = values + sum((not p) * size for p, size in zip(places, (factor, vectors, height), strict=True))
     macros = {
@@ -319,9 +321,9 @@ def _sparse_launch(
     return Launch(threads, used, workspace, tuple(macros.items()))
 
 
-def _resident(used: int, threads: int) -> int:
+def _resident(used: int, threads: int, registers: int) -> int:
     """How many blocks share a multiprocessor: as its memory holds, and as leave a thread its registers."""
-    return max(1, min(SHARED_BYTES // (used + 1024), 65536 // (REGISTERS * threads)))
+    return max(1, min(SHARED_BYTES // (used + 1024), 65536 // (registers * threads)))
 
 
 def stride(v: Any, batch: int) -> int:
