@@ -126,7 +126,8 @@ class CvxpyLayer(torch.nn.Module):
 
         Tensors, NumPy arrays and Python numbers are taken. The result has the dtype and device of the inputs; the
         solve itself is in float64. On a GPU the native solver works on the tensors where they are, unless another one
-        is asked for; with ``on_failure="nan"`` nothing then waits for the device, while "raise" reads the statuses.
+        is asked for; with ``on_failure="nan"`` nothing then waits for the device, while "raise" reads the statuses. The
+        second call of a shape waits once: there the work is recorded as CUDA graphs (`cvxlayers.array.graphs`).
         ``warm_start`` starts from the solution of the previous call.
 
         Raises
