@@ -126,6 +126,16 @@ def test_what_cannot_be_recorded(graphs):
     assert float(state[0].sum()) == 4.0
 
 
+def test_the_mode_of_the_caller(graphs):
+    """Whether PyTorch records derivatives is as before, also after portions of a batch that went on beside each other."""
+    rng = np.random.default_rng(0)
+    F, A = rng.standard_normal((9, 240, 240)), rng.standard_normal((9, 60, 240))
+    data = [torch.from_numpy(v).cuda() for v in (F @ F.swapaxes(1, 2), F[..., 0], A, np.ones((9, 60)))]
+    for _ in range(3):
+        assert (solve(Product((Nonnegative(60),)), *data, Native()).status == Status.SOLVED).all()
+        assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
 def test_in_a_graph_of_the_caller(graphs):
     """While the caller records, nothing is looked at and nothing is recorded inside."""
     data = problem(3)
@@ -236,8 +246,9 @@ def test_layers_in_parts(graphs, monkeypatch):
 
     from cvxlayers.torch import CvxpyLayer
 
-    x, p, A = cp.Variable(240), cp.Parameter(240), np.random.default_rng(0).normal(size=(60, 240))
-    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [A @ x <= 1.0]), [p], [x])
+    rng = np.random.default_rng(0)
+    x, p, A, F = cp.Variable(240), cp.Parameter(240), rng.normal(size=(60, 240)), rng.normal(size=(240, 240))
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(F @ x - p)), [A @ x <= 1.0]), [p], [x])
     for _ in range(3):
         inputs = [torch.randn(5, 240, dtype=torch.float64, device="cuda", requires_grad=True)]
         same(everything(layer, inputs), plain(graphs, monkeypatch, layer, inputs, function=everything))

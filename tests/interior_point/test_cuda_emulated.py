@@ -181,6 +181,35 @@ def test_exact_solutions_of_linear_cones(members):
     np.testing.assert_allclose(np.einsum("bij,bj->bi", P, out.x) + np.einsum("bij,bi->bj", A, z), -q, atol=1e-10)
 
 
+GIVEN_UP = {  # seed, how many programs, cones, what is added to b, and the programs that were given up
+    "far from all constraints": (1, 3000, (Nonnegative(14),), 1e3, [1177, 1763]),
+    "exponential": (2, 1500, (Nonnegative(5), *(Exponential(),) * 3), 0.0, [265, 924, 1071]),
+    "power": (0, 1500, (Nonnegative(5), Power(0.3), Power(0.5), Power(0.9)), 0.0, [146, 880]),
+}
+
+
+@emulated
+@pytest.mark.parametrize("name", GIVEN_UP)
+def test_steps_that_were_too_short(name):
+    """Steps that end at the boundary are followed by one for centering, and those that go in circles by bolder ones."""
+    seed, batch, blocks, loose, elements = GIVEN_UP[name]
+    rng, cone, n = np.random.default_rng(seed), Product(blocks), 8
+    m, rank = cone.size, n if loose else 4
+    A = rng.normal(size=(batch, m, n))
+    if loose:
+        x, R, s = rng.normal(size=(batch, n)), rng.normal(size=(batch, n, n)), rng.exponential(size=(batch, m))
+        z = rng.exponential(size=(batch, m))
+    else:
+        z, s = (np.asarray(v) for v in cone.pair(3.0 * rng.normal(size=(batch, m))))
+        x, R = rng.normal(size=(batch, n)), rng.normal(size=(batch, n, rank))
+    P = R @ np.swapaxes(R, 1, 2)
+    q = -(np.einsum("bij,bj->bi", P, x) + np.einsum("bij,bi->bj", A, z))
+    b = np.einsum("bij,bj->bi", A, x) + s + loose
+    P = P + np.eye(n) if loose else P
+    out = solve(cone, *(v[elements] for v in (P, q, A, b)))
+    assert (out.status == Status.SOLVED).all() and out.residuals.max() <= 1e-8 and out.iterations.max() <= 25
+
+
 @emulated
 def test_loose_constraints():
     """Rows with a large b, whose multipliers have to become far smaller than the tolerance."""

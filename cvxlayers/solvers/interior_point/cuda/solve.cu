@@ -31,6 +31,10 @@ enum Status { SOLVED, INACCURATE, INFEASIBLE, UNBOUNDED, MAX_ITERATIONS, NUMERIC
 constexpr real ABSENT = 0.999e20, INFINITE = 1e20;
 constexpr real INACCURACY = 1e-4, CERTIFICATE = 1e-6;
 constexpr int REFINEMENTS = 3;
+constexpr real SHORT = 0.1, LONG = 0.5;  // steps: that calls for centering, and that is worth another one
+constexpr int CYCLE = 8;                 // iterations that brought nothing, after which the centering
+constexpr real AIM = 0.1;                // is no longer the predictor's, which alternates between too much and too little
+constexpr real UNDECIDED = 1e-12;        // complementarity up to which tau < kappa may still turn
 constexpr real SNAP = 1e4;  // as in projections.cuh
 constexpr real GOAL = 0.01, EXACT = 1e-4;  // of the tolerance: what is aimed at, and where no Newton step helps any more
 // Newton's method on the active rows is tried where the largest residual is at most NEAR, and `Measure::open` OPEN, or
@@ -493,13 +497,14 @@ struct Progress {
     real least, expected_rp, expected_rd;
     Measure is;
     int status, iteration, good, stalled;
+    bool stuck, undecided;                 // whether the next step is for centering; and whether no better one is to be had yet
     bool finishing, finished;              // whether the active rows are tried, and are those of the solution
     real open;                             // what `Measure::open` has to be to try them
 };
 
 // Scales, and what the iterations start from; false if the data are invalid.
 DEVICE bool begin(Progress &p) {
-    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, OPEN};
+    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, false, false, OPEN};
     if (!equilibrate()) return false;
     real norms[2] = {0.0, 0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(GLOBAL(header().q + j));
@@ -545,7 +550,7 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
         }
     }
     if (p.iteration >= a.max_iter) return false;
-    if (is.worst >= 1e300 || p.stalled > 15) {
+    if (is.worst >= 1e300 || (p.stalled > 15 && !p.undecided)) {
         p.status = NUMERICAL_ERROR;
         return false;
     }
@@ -659,7 +664,7 @@ DEVICE bool advance(const Arguments &a, Progress &p) {
 #if THREES
     step = -reduced_max(-step_back(z(), t(), s(), dS(), step));
 #endif
-    const real sigma = square(1.0 - step) * (1.0 - step);
+    const real sigma = p.stuck ? 1.0 : p.stalled >= CYCLE ? AIM : square(1.0 - step) * (1.0 - step);
 
     const real share = 1.0 - sigma;  // of the second-order terms: a step that was not to be had corrects nothing
     correct(z(), s(), t(), dS(), sigma * mu, share, ds());
@@ -690,10 +695,12 @@ DEVICE bool advance(const Arguments &a, Progress &p) {
         step *= 0.8;
     }
 #endif
-    if (!(step > 1e-12)) {
+    if (!(step > (p.stuck ? SHORT * SHORT * SHORT : 1e-12))) {
         p.status = NUMERICAL_ERROR;
         return false;
     }
+    p.stuck = step < SHORT;
+    p.undecided = tau < kappa && mu > UNDECIDED && step > LONG;
     LOOP for (int j = thread(); j < n; j += THREADS) x()[j] += step * (X()[j] + dtau * X()[size + j]);
     LOOP for (int i = thread(); i < m; i += THREADS) z()[i] += step * Z()[i], s()[i] += step * dS()[i];
     const real left = 1.0 - step * (1.0 - sigma);
