@@ -127,7 +127,7 @@ def test_what_cannot_be_recorded(graphs):
 
 
 def test_the_mode_of_the_caller(graphs):
-    """Whether PyTorch records derivatives is as before, after portions of a batch that went on beside each other, too."""
+    """Whether PyTorch records derivatives is as before, after portions of a batch that went on side by side too."""
     rng = np.random.default_rng(0)
     F, A = rng.standard_normal((9, 240, 240)), rng.standard_normal((9, 60, 240))
     data = [torch.from_numpy(v).cuda() for v in (F @ F.swapaxes(1, 2), F[..., 0], A, np.ones((9, 60)))]
