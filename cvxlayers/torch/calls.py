@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -175,7 +176,8 @@ class ArrayCall(Call):
                 check_real(parameter, t.is_complex())
             self.shapes = [tuple(t.shape) for t in tensors]
             self.batch_shape = self.core.batch_shape(self.shapes)
-            self.point = self.map.solve([self.wide(t.detach()) for t in tensors], self.batch_shape)
+            with _outside_autocast(tensors[0]):
+                self.point = self.map.solve([self.wide(t.detach()) for t in tensors], self.batch_shape)
             self._key, self._given = key, [t.detach() for t in tensors]  # which keeps the memory from another's use
             if self.core.on_failure == "raise" and bool((self.point.status > Status.INACCURATE).any()):
                 raise failure(self.point.status.cpu().numpy())
@@ -197,14 +199,17 @@ class ArrayCall(Call):
     ) -> list[torch.Tensor | None]:
         outputs = [None if g is None else self.wide(g) for g in cotangents]
         value = outputs.pop() if self.objective else None
-        grads, _ = self.map.vjp(self.run(tensors), outputs, value, wanted, self.shapes)
+        point = self.run(tensors)
+        with _outside_autocast(tensors[0]):
+            grads, _ = self.map.vjp(point, outputs, value, wanted, self.shapes)
         out: list[torch.Tensor | None] = [None] * len(tensors)
         for i, grad in grads.items():
             out[i] = torch.zeros_like(tensors[i]) if grad is None else grad.to(tensors[i].dtype)
         return out
 
     def linear_solve(self, P, A, z, s, gx, gz) -> tuple[torch.Tensor, torch.Tensor]:
-        wx, wz = self.map.linear_solve(P, A, z, s, gx, gz)
+        with _outside_autocast(A):
+            wx, wz = self.map.linear_solve(P, A, z, s, gx, gz)
         return _own(wx), _own(wz)
 
     def report(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -220,6 +225,12 @@ class ArrayCall(Call):
         return self.core.certify(
             self.core.point_at(values, self.batch_shape, solution, status, iterations), self.batch_shape, self.shapes
         )
+
+
+def _outside_autocast(like: torch.Tensor) -> AbstractContextManager:
+    """Where products are of the dtype of their factors."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _own(t: torch.Tensor) -> torch.Tensor:

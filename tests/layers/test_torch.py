@@ -336,6 +336,26 @@ def test_hooks_and_autocast():
     close(p.grad, [1, 0, 1], 1e-6)
 
 
+def test_autocast_with_float32():
+    """What is solved in float32 is not rounded to bfloat16 on the way."""
+    case = problems.get("second_order")
+    layer = CvxpyLayer(
+        case.problem,
+        case.parameters,
+        case.variables,
+        solver="native",
+        solver_args={"precision": "float32", "compiled": False},
+    )
+    inputs = [torch.tensor(v, dtype=torch.float32, requires_grad=True) for v in case.values]
+    expected = layer(*inputs)[0]
+    gradients = torch.autograd.grad(expected.sum(), inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(*inputs)[0]
+        pairs = [(found, expected), *zip(torch.autograd.grad(found.sum(), inputs), gradients, strict=True)]
+    for a, b in pairs:
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+
+
 def test_threads_share_a_layer():
     """Threads that call and differentiate one layer at once get what they would get alone."""
     case = problems.get("second_order")
