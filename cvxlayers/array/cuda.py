@@ -261,7 +261,7 @@ class Side:
         if int(result[0]) == _NOT_READY:
             return None
         _check(result)
-        return np.frombuffer((ctypes.c_int32 * self._copied).from_address(self._memory), np.int32)
+        return np.ctypeslib.as_array((ctypes.c_int32 * self._copied).from_address(self._memory))
 
     def follow(self, stream: Any) -> None:
         """Go on from where another stream is now."""

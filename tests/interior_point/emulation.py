@@ -89,7 +89,7 @@ class Side:
 
     def copy(self, address: int, count: int) -> None:
         numbers = (ctypes.c_int32 * count).from_address(address)
-        self.copied, self.asked = np.frombuffer(numbers, np.int32).copy(), False
+        self.copied, self.asked = np.ctypeslib.as_array(numbers).copy(), False
 
     def came(self) -> np.ndarray | None:
         asked, self.asked = self.asked, True
