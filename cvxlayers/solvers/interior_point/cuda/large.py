@@ -15,7 +15,7 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-from cvxlayers.array.cuda import Prepared, Side, beside
+from cvxlayers.array.cuda import SIDE_NUMBERS, Prepared, Side, beside
 from cvxlayers.solvers.interior_point.cuda.blocked import factorization
 from cvxlayers.solvers.interior_point.cuda.launch import (
     GramArguments,
@@ -35,7 +35,7 @@ MOST_BYTES = 1 << 29  # of the matrices and factors of one
 
 def portion(n: int, batch: int) -> int:
     """How many problems of a batch are solved together."""
-    return min(-(-batch // BESIDE), max(1, MOST_BYTES // (16 * n * n)))
+    return min(-(-batch // BESIDE), max(1, MOST_BYTES // (16 * n * n)), SIDE_NUMBERS)
 
 
 def scratch(launch: Launch, batch: int) -> int:
@@ -90,7 +90,8 @@ class Work:
         self.launch, self.device, self.side, self.first = launch, device, side, first
         self.count = min(portion(_shape(launch)[0], batch), batch - first)
         start, sizes = arguments.workspace + 8 * batch * launch.members * launch.workspace, _sizes(launch, batch)
-        self.going = start + 4 * first if name == "solve" else None
+        self.flags = start + 4 * first  # what solve.cu says of these problems
+        self.going = self.flags if name == "solve" else None
         own = start + 8 * (_flags(batch) + place * sum(sizes))
         *self.terms, self.factor, self.matrix, self.diagonal = (own + 8 * k for k in accumulate(sizes[:-1], initial=0))
         # The structure that the parts are told, with another part in it for each.
@@ -129,7 +130,9 @@ def _iterate(work: Work) -> Iterator[None]:
     for count in range(work.arguments.max_iter + 2):
         work.part(2 if count > 1 or (count and not symmetric) else count)
         if not recorded:
-            work.side.copy(work.arguments.resumed.going + 4 * work.first, work.count)
+            work.side.copy(work.flags, work.count)
+        if count == 0:
+            yield  # other portions begin
         work.factorize()  # before it is known whether a problem goes on, to keep the GPU busy
         if not recorded:
             while (going := work.side.came()) is None:
