@@ -11,16 +11,20 @@ import ctypes
 import hashlib
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from array_api_compat import is_torch_array
 
 LEAST_CAPABILITY = (8, 0)  # matrix instructions in float64
+MOST_SIDES = 24  # streams of a device that are kept while nobody uses them
+SIDE_NUMBERS = 1024  # that can be copied to the host beside such a stream
+_NOT_READY = 600  # the driver's word for what has not ended
 
 
 class CudaError(RuntimeError):
@@ -129,45 +133,6 @@ def multiprocessors(device: Any) -> tuple[int, bool]:
     return _attribute(index, "MULTIPROCESSOR_COUNT"), _attribute(index, "COMPUTE_CAPABILITY_MAJOR") >= 9
 
 
-def in_turn(runs: Sequence[Iterator[None]], device: Any) -> None:
-    """All of the runs, each on a stream of its own, and in turn: a run yields while it waits for its stream.
-
-    The streams go on from where PyTorch's current one is, which waits for them at the end.
-    """
-    import torch
-
-    current = torch.cuda.current_stream(device)
-    going = {run: torch.cuda.Stream(device) for run in runs}
-    streams = list(going.values())
-    for stream in streams:
-        stream.wait_stream(current)
-    try:
-        while going:
-            for run, stream in list(going.items()):
-                with torch.cuda.stream(stream):
-                    if next(run, going) is going:
-                        del going[run]
-            time.sleep(0)  # other threads may go on
-    finally:
-        for stream in streams:
-            current.wait_stream(stream)
-
-
-def on_its_way(values: Any) -> tuple[Any, Callable[[], bool]]:
-    """A copy of a PyTorch tensor on the host, and whether it has come by now; queued on the current stream.
-
-    While the caller records a CUDA graph, there is none: (None, always true).
-    """
-    import torch
-
-    if torch.cuda.is_current_stream_capturing():
-        return None, lambda: True
-    copy, event = torch.empty(values.shape, dtype=values.dtype, pin_memory=True), torch.cuda.Event()
-    copy.copy_(values, non_blocking=True)
-    event.record()
-    return copy, event.query
-
-
 def cache_folder() -> Path:
     """Where machine code is kept."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cvxlayers" / "cuda"
@@ -227,26 +192,163 @@ class Kernel:
             self._function = _check(driver.cuModuleGetFunction(self._module, name.encode()))
             attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
             _check(driver.cuFuncSetAttribute(self._function, attribute, shared_bytes))
-        self._launch = driver.cuLaunchKernel
 
     def __call__(self, blocks: int, threads: int, arguments: ctypes.Structure, stream: int | None = None) -> None:
         """Start ``blocks`` thread blocks with one structure of arguments.
 
         On PyTorch's current stream, or on ``stream``, the address of one of this device.
         """
+        start = self.prepared(blocks, threads, arguments)
         if stream is None:
             import torch
 
             with torch.cuda.device(self.index):
-                self._start(blocks, threads, arguments, torch.cuda.current_stream().cuda_stream)
+                start(torch.cuda.current_stream().cuda_stream)
         else:
             with _on(_primary(self.index)):
-                self._start(blocks, threads, arguments, stream)
+                start(stream)
 
-    def _start(self, blocks: int, threads: int, arguments: ctypes.Structure, stream: int) -> None:
-        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
-        sizes = (blocks, 1, 1, threads, 1, 1, self.shared_bytes)
-        _check(self._launch(self._function, *sizes, stream, ctypes.addressof(pointers), 0))
+    def prepared(self, blocks: int, threads: int, arguments: ctypes.Structure) -> Prepared:
+        """The same start with everything but the stream; it can be repeated."""
+        return Prepared(self._function, (blocks, 1, 1, threads, 1, 1, self.shared_bytes), arguments)
+
+
+class Prepared:
+    """A start of a kernel, which tells it what the structure of arguments says at that time."""
+
+    def __init__(self, function: Any, sizes: tuple[int, ...], arguments: ctypes.Structure) -> None:
+        driver, _ = _bindings()
+        self._launch, self._function, self._sizes, self._arguments = driver.cuLaunchKernel, function, sizes, arguments
+        self._pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        self._address = ctypes.addressof(self._pointers)
+
+    def __call__(self, stream: Any) -> None:
+        """Queue it on a stream of the kernel's device, whose context is the thread's current one."""
+        _check(self._launch(self._function, *self._sizes, stream, self._address, 0))
+
+
+class Side:
+    """A stream beside the caller's, with an event, and memory of the host that copies from the device go to.
+
+    Of the thread's current context; for one call at a time.
+    """
+
+    def __init__(self) -> None:
+        driver, _ = _bindings()
+        self.stream = _check(driver.cuStreamCreate(int(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)))
+        self.event = _check(driver.cuEventCreate(int(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)))
+        self._memory = int(_check(driver.cuMemHostAlloc(4 * SIDE_NUMBERS, 0)))
+        self._copied = 0
+
+    def recorded(self) -> bool:
+        """Whether what is queued becomes part of a CUDA graph."""
+        driver, _ = _bindings()
+        return int(_check(driver.cuStreamIsCapturing(self.stream))) != 0
+
+    def copy(self, address: int, count: int) -> None:
+        """Queue a copy of ``count`` integers of 32 bits to the host; see `came`."""
+        if count > SIDE_NUMBERS:
+            raise ValueError(f"at most {SIDE_NUMBERS} numbers can be copied; got {count}.")
+        driver, _ = _bindings()
+        _check(driver.cuMemcpyDtoHAsync(self._memory, address, 4 * count, self.stream))
+        _check(driver.cuEventRecord(self.event, self.stream))
+        self._copied = count
+
+    def came(self) -> np.ndarray | None:
+        """What was copied, if it has come by now; until the next copy."""
+        driver, _ = _bindings()
+        result = driver.cuEventQuery(self.event)
+        if int(result[0]) == _NOT_READY:
+            return None
+        _check(result)
+        return np.ctypeslib.as_array((ctypes.c_int32 * self._copied).from_address(self._memory))
+
+    def follow(self, stream: Any) -> None:
+        """Go on from where another stream is now."""
+        driver, _ = _bindings()
+        _check(driver.cuEventRecord(self.event, stream))
+        _check(driver.cuStreamWaitEvent(self.stream, self.event, 0))
+
+    def lead(self, stream: Any) -> None:
+        """Let another stream wait for this one."""
+        driver, _ = _bindings()
+        _check(driver.cuEventRecord(self.event, self.stream))
+        _check(driver.cuStreamWaitEvent(stream, self.event, 0))
+
+    def close(self) -> None:
+        """Free all of it, when what was queued has ended."""
+        driver, _ = _bindings()
+        _check(driver.cuStreamSynchronize(self.stream))
+        _check(driver.cuStreamDestroy(self.stream))
+        _check(driver.cuEventDestroy(self.event))
+        _check(driver.cuMemFreeHost(self._memory))
+
+
+_sides: dict[int, list[Side]] = {}  # of each device, those that nobody uses
+_sides_lock = threading.Lock()
+
+
+@contextmanager
+def beside(device: Any, count: int, stream: int | None = None) -> Iterator[Sequence[Side]]:
+    """``count`` streams of a device that go on from where ``stream`` is, which waits for them at the end.
+
+    ``stream`` is the address of one of this device, or None for PyTorch's current one. While they are used, the context
+    of the device is the thread's current one. The caller may be recording a CUDA graph: all that is queued becomes part
+    of it.
+    """
+    index = _index(device)
+    if index is None:
+        raise CudaError(f"{device} has no streams")
+    if stream is None:
+        import torch
+
+        stream = torch.cuda.current_stream(index).cuda_stream
+    with _on(_primary(index)), _relaxed():
+        sides = _taken(index, count)
+        try:
+            for side in sides:
+                side.follow(stream)
+            try:
+                yield sides
+            finally:
+                for side in sides:
+                    side.lead(stream)
+        finally:
+            _returned(index, sides)
+
+
+def _taken(index: int, count: int) -> list[Side]:
+    """Streams of the current context that nobody else uses, nor a graph that is still recorded."""
+    with _sides_lock:
+        kept = _sides.setdefault(index, [])
+        found = [side for side in kept if not side.recorded()][:count]
+        for side in found:
+            kept.remove(side)
+    return found + [Side() for _ in range(count - len(found))]
+
+
+def _returned(index: int, sides: Sequence[Side]) -> None:
+    with _sides_lock:
+        kept = _sides[index]
+        kept += sides
+        # A stream stays with a graph until its recording ends, and cannot be closed before.
+        gone = [side for side in kept if not side.recorded()][: max(0, len(kept) - MOST_SIDES)]
+        for side in gone:
+            kept.remove(side)
+    for side in gone:
+        side.close()
+
+
+@contextmanager
+def _relaxed() -> Iterator[None]:
+    """With this thread free to make and to ask events while another one records a CUDA graph."""
+    driver, _ = _bindings()
+    mode = driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    before = _check(driver.cuThreadExchangeStreamCaptureMode(mode))
+    try:
+        yield
+    finally:
+        _check(driver.cuThreadExchangeStreamCaptureMode(before))
 
 
 def device_of(stream: int) -> int:

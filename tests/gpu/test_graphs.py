@@ -1,4 +1,7 @@
-"""What is recorded, rounds of the array path and calls of layers: the numbers of what is not, on any stream."""
+"""What is recorded, rounds of the array path and calls of layers: the numbers of what is not, on any stream.
+
+And what the caller records, kernels in parts among it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def graphs(monkeypatch):
 
 
 def problem(batch: int, n: int = 240, seed: int = 0, cone: Product = CONE):
-    """Programs with more variables than the kernels take, of different difficulty, with a point inside."""
+    """Programs with more variables than one kernel takes, of different difficulty, with a point inside."""
     rng = np.random.default_rng(seed)
     m = cone.size
     A, x = rng.standard_normal((batch, m, n)) / np.sqrt(n), rng.standard_normal((batch, n))
@@ -57,7 +60,7 @@ def close(found, expected):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{}, {"precision": "mixed"}, {"compiled": False}], ids=str)
+@pytest.mark.parametrize("settings", [{"precision": "mixed"}, {"compiled": False}], ids=str)
 def test_the_numbers_of_the_plain_path(graphs, monkeypatch, settings):
     settings, data = Native(**settings), problem(9)
     found = solve(CONE, *data, settings)
@@ -67,10 +70,19 @@ def test_the_numbers_of_the_plain_path(graphs, monkeypatch, settings):
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
 
 
+@pytest.mark.parametrize("batch", [1, 2, 9, 50])
+def test_kernels_in_parts_record_nothing(graphs, monkeypatch, batch):
+    """They take all of a batch in portions beside each other, with the numbers of the array text."""
+    data = problem(batch)
+    found, again = (solve(CONE, *data, Native()) for _ in range(2))
+    assert not graphs._graphs and all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+    close(found, plain(graphs, monkeypatch, CONE, *data, Native(compiled=False)))
+
+
 def test_other_data_and_other_shapes(graphs, monkeypatch):
     """One graph for each shape; other data of a shape go through its graph; the oldest graphs go."""
     monkeypatch.setattr(graphs, "MOST_GRAPHS", 3)
-    settings = Native()
+    settings = Native(compiled=False)
     for batch, seed in ((6, 1), (6, 2), (3, 3), (11, 4), (6, 5)):
         data = problem(batch, seed=seed)
         close(solve(CONE, *data, settings), plain(graphs, monkeypatch, CONE, *data, settings))
@@ -84,23 +96,25 @@ def test_float32(graphs, monkeypatch):
     torch.testing.assert_close(found.x, plain(graphs, monkeypatch, CONE, *data, Native()).x, rtol=1e-3, atol=1e-3)
 
 
-def test_neighbours(graphs):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_neighbours(graphs, compiled):
     """A broken element and one without a solution are their own affair."""
-    data = problem(8)
-    before = solve(CONE, *data, Native())
+    data, settings = problem(8), Native(compiled=compiled)
+    before = solve(CONE, *data, settings)
     data[1][3, 0] = torch.nan
     data[2][5, 4:6] = 0.0
     data[2][5, 4, 0], data[2][5, 5, 0] = 1.0, -1.0
     data[3][5, 4:6] = -1.0  # x_0 <= -1 and x_0 >= 1
-    after = solve(CONE, *data, Native())
+    after = solve(CONE, *data, settings)
     assert after.status[3] == Status.INVALID_INPUT and after.status[5] == Status.INFEASIBLE
     keep = [0, 1, 2, 4, 6, 7]
     torch.testing.assert_close(after.x[keep], before.x[keep], rtol=1e-7, atol=1e-7)
 
 
-def test_threads_and_streams(graphs, monkeypatch):
-    """One graph serves one call at a time, whichever thread and stream it comes from."""
-    settings, problems = Native(), [problem(6, seed=seed) for seed in range(4)]
+@pytest.mark.parametrize("compiled", [False, True])
+def test_threads_and_streams(graphs, monkeypatch, compiled):
+    """One graph serves one call at a time, whichever thread and stream it comes from; parts share nothing."""
+    settings, problems = Native(compiled=compiled), [problem(6, seed=seed) for seed in range(4)]
     expected = [plain(graphs, monkeypatch, CONE, *data, settings) for data in problems]
     torch.cuda.synchronize()
 
@@ -137,19 +151,31 @@ def test_the_mode_of_the_caller(graphs):
 
 
 def test_in_a_graph_of_the_caller(graphs):
-    """While the caller records, nothing is looked at and nothing is recorded inside."""
-    data = problem(3)
-    expected = solve(CONE, *data, Native(max_iter=20))
-    graphs._graphs.clear()
+    """While the caller records, nothing is looked at and nothing is recorded inside; other calls are not part of it."""
+    data, other = problem(3), problem(7, seed=1)
+
+    def both(P, q, A, b):
+        out = solve(CONE, P, q, A, b, Native(max_iter=20))
+        return out, linear_solve(CONE, P, A, out.z, out.s, torch.ones_like(q), torch.zeros_like(b), Native())
+
+    expected, beside = both(*data), both(*other)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         recording = torch.cuda.CUDAGraph()
         with torch.cuda.graph(recording, stream=stream):
-            out = solve(CONE, *data, Native(max_iter=20))
+            found = both(*data)
+    for _ in range(2):
+        recording.replay()
+        again = both(*other)
+        close(found[0], expected[0])
+        close(again[0], beside[0])
+        for a, b in zip((*found[1], *again[1]), (*expected[1], *beside[1]), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+    data[1].copy_(problem(3, seed=2)[1])
     recording.replay()
+    close(found[0], solve(CONE, *data, Native(max_iter=20)))
     assert not graphs._graphs
-    close(out, expected)
 
 
 @pytest.mark.parametrize("cone", [Product((Zero(3), Nonnegative(20), SecondOrder(5)))], ids=["fused"])

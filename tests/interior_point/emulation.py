@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import shutil
 import subprocess
 import tempfile
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
 import cvxlayers.solvers.interior_point.cuda.launch as launching
 from cvxlayers.sets import Product
+from cvxlayers.solvers.interior_point.cuda import blocked, large
 from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
 from cvxlayers.solvers.interior_point.outcome import Outcome
 
@@ -61,46 +63,76 @@ def _in_workspace(launch: launching.Launch, m: int, vectors: int, cones: int) ->
     return replace(launch, workspace=workspace, macros=macros)
 
 
-def _in_parts(launch: launching.Launch, kept: int, wide: int) -> launching.Launch:
+def in_parts(launch: launching.Launch, kept: int, wide: int) -> launching.Launch:
     """The same with the factor in global memory, in blocks, as for many variables."""
     macros = dict(launch.macros)
     threads = max(128, launch.threads)
     size = 8 * ((macros["VARIABLES"] + 7) // 8)
     macros |= {"LARGE": 1, "BLOCK": BLOCK, "THREADS": threads, "LANES": 32, "CHUNK": threads // 32}
     macros |= {"STATE_AT": launch.workspace, "KEPT": kept}
-    workspace = launch.workspace + 64 + wide * size + kept
-    return replace(launch, threads=threads, shared_bytes=227 * 1024, workspace=workspace, macros=tuple(macros.items()))
+    workspace = launching.even(launch.workspace + 64 + wide * size + kept)
+    macros = tuple(macros.items())
+    return replace(launch, threads=threads, shared_bytes=227 * 1024, workspace=workspace, macros=macros, large=True)
 
 
-def _factor(M: np.ndarray) -> np.ndarray:
-    """The Cholesky factors with inverted diagonal blocks, of matrices by their lower triangles."""
-    L = np.linalg.cholesky(M)
-    for start in range(0, L.shape[-1], BLOCK):
-        own = slice(start, start + BLOCK)
-        L[:, own, own] = np.linalg.inv(L[:, own, own])
-    return L
+@dataclass
+class Side:
+    """A stream of the host: what is queued has ended. What was copied comes when it is asked for again."""
+
+    stream: int = 0
+    copied: np.ndarray | None = None
+    asked: bool = False
+    recording: bool = False
+
+    def recorded(self) -> bool:
+        return self.recording
+
+    def copy(self, address: int, count: int) -> None:
+        numbers = (ctypes.c_int32 * count).from_address(address)
+        self.copied, self.asked = np.ctypeslib.as_array(numbers).copy(), False
+
+    def came(self) -> np.ndarray | None:
+        asked, self.asked = self.asked, True
+        return self.copied if asked else None
 
 
-def _run_in_parts(
-    name: str, launch: launching.Launch, rows: launching.Layout, P, A, batch: int, arguments, backwards: bool
+@dataclass
+class Emulated:
+    """`cvxlayers.array.cuda.Kernel` on the host."""
+
+    name: str
+    launch: launching.Launch
+    backwards: bool
+
+    def prepared(self, blocks: int, threads: int, arguments: ctypes.Structure):
+        assert threads == self.launch.threads and blocks % self.launch.members == 0
+        each = blocks // self.launch.members
+        return lambda stream: run(self.name, self.launch, each, arguments, self.backwards)
+
+
+def run_in_parts(
+    name: str, launch: launching.Launch, batch: int, arguments, backwards: bool = False, recording: bool = False
 ) -> None:
-    """The parts of a kernel until no problem needs another, each with every problem that does."""
-    (m, n), going, parts = A.shape[-2:], np.ones(batch, np.int32), itertools.count()
-    factor, forming = np.zeros((batch, n, n)), launching.gram_launch(rows, n, m)
-    while going.any():
-        elements = np.flatnonzero(going).astype(np.int32)
-        shapes = ((m - rows.linear, n), (m,), (n + 2,), (n, n))
-        *terms, M = (np.full((len(elements), *shape), np.nan) for shape in shapes)
-        part = next(parts)
-        arguments.resumed = launching.Resumed(*map(_address, (elements, going, *terms, factor)), min(part, 2))
-        run(name, launch, len(elements), arguments, backwards)
-        if name == "linear_solve":
-            going[:] = part == 0
-        tables = map(_address, (elements, going, *terms, M))
-        strides = (launching.stride(v, batch) for v in (P, A))
-        formed = launching.GramArguments(_address(P), _address(A), *strides, *tables)
-        run("gram", forming, len(elements) * launching.gram_tiles(n), formed, backwards)
-        factor = _factor(M[np.flatnonzero(going[elements])])
+    """`large.run` with emulated kernels."""
+
+    @contextmanager
+    def beside(device, count: int, stream: int | None):
+        yield [Side(recording=recording) for _ in range(count)]
+
+    def kernel(name: str, launch: launching.Launch, device) -> Emulated:
+        return Emulated(name, launch, backwards)
+
+    with mock.patch.object(large, "beside", beside), mock.patch.object(large, "kernel", kernel):
+        large.run(name, launch, batch, arguments, None, 0)
+
+
+def start(name: str, launch: launching.Launch, batch: int, arguments, backwards: bool = False) -> None:
+    """Start a kernel on the host, as often as it has to be."""
+    (run_in_parts if launch.large else run)(name, launch, batch, arguments, backwards)
+
+
+def _workspace(launch: launching.Launch, batch: int) -> np.ndarray:
+    return np.full(batch * launch.members * launch.workspace + large.scratch(launch, batch) + 1, np.nan)
 
 
 def _address(array: np.ndarray) -> int:
@@ -126,6 +158,8 @@ def solve(
     workspace: bool = False,
     members: int = 0,
     sparsity: Sparsity | None = None,
+    recording: bool = False,
+    max_iter: int = 100,
 ) -> Outcome:
     """`cvxlayers.solvers.interior_point.cuda.solve` on NumPy arrays; with ``members``, in parts and by clusters."""
     P, q, A, b = _plain(P, q, A, b)
@@ -137,21 +171,22 @@ def solve(
     if workspace:
         launch = _in_workspace(launch, m, 17, cones)
     if members:
-        launch = _in_parts(launch, 0 if workspace else 9 * launching.even(m) + cones, 5)
+        launch = in_parts(launch, 0 if workspace else 9 * launching.even(m) + cones, 5)
     batch = max(len(v) for v in (P, q, A, b))
     x, z, s, residuals = (np.full((batch, size), 7.0) for size in (n, m, m, 3))
     status, iterations = np.full(batch, -1, np.int32), np.full(batch, -1, np.int32)
-    space = np.full(batch * launch.members * launch.workspace + 1, np.nan)
+    space = _workspace(launch, batch)
     arguments = launching.SolveArguments(
         *map(_address, (P, q, A, b)), *(launching.stride(v, batch) for v in (P, q, A, b)),
         *map(_address, (x, z, s, residuals, status, iterations)),
-        *map(_address, (rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace, tol, 100, 1,
+        *map(_address, (rows.starts, rows.block, rows.semis, rows.alphas, space)), launch.workspace, tol, max_iter, 1,
         _table(sparsity),
     )  # fmt: skip
-    if members:
-        _run_in_parts("solve", launch, rows, P, A, batch, arguments, backwards)
+    if recording:
+        run_in_parts("solve", launch, batch, arguments, backwards, recording)
     else:
-        run("solve", launch, batch, arguments, backwards)
+        start("solve", launch, batch, arguments, backwards)
+    assert np.isnan(space[-1])
     return Outcome(x, z, s, status, iterations, residuals)
 
 
@@ -178,18 +213,16 @@ def linear_solve(
     if workspace:
         launch = _in_workspace(launch, m, 11, cones)
     if members:
-        launch = _in_parts(launch, 0 if workspace else 3 * launching.even(m) + cones, 1)
+        launch = in_parts(launch, 0 if workspace else 3 * launching.even(m) + cones, 1)
     wx, wz, residual = np.full(gx.shape, 7.0), np.full(gz.shape, 7.0), np.full((several, batch), 7.0)
-    space = np.full(batch * launch.members * launch.workspace + 1, np.nan)
+    space = _workspace(launch, batch)
     arguments = launching.LinearArguments(
         *map(_address, (P, A, z, s)), launching.stride(P, batch), launching.stride(A, batch),
         *map(_address, (gx, gz, wx, wz, residual, rows.starts, rows.block, rows.semis, rows.alphas, space)),
         launch.workspace, batch, several, 1, _table(sparsity),
     )  # fmt: skip
-    if members:
-        _run_in_parts("linear_solve", launch, rows, P, A, batch, arguments, backwards)
-    else:
-        run("linear_solve", launch, batch, arguments, backwards)
+    start("linear_solve", launch, batch, arguments, backwards)
+    assert np.isnan(space[-1])
     return wx, wz, residual
 
 
@@ -215,3 +248,27 @@ def factor(M, order: int) -> np.ndarray:
     arguments = launching.FactorArguments(_address(M), _address(W), n * n, n * n, n, n, order)
     run("factor", launching.factor_launch(), len(M), arguments, backwards=False)
     return W
+
+
+def panel(A, B, C, update: bool, going=None, backwards: bool = False) -> np.ndarray:
+    """C (batch, rows, columns) by panel.cu; A, B and C are parts of matrices (batch, n, n)."""
+    n, rows, columns, depth = A.strides[1] // 8, C.shape[1], C.shape[2], A.shape[2]
+    flags = None if going is None else np.array(going, np.int32)
+    addresses = (*map(_address, (A, B, C)), flags if flags is None else _address(flags))
+    arguments = launching.PanelArguments(*addresses, rows, columns, depth, update)
+    blocks = len(C) * launching.panel_tiles(rows, columns)
+    run("panel", launching.panel_launch(n), blocks, arguments, backwards)
+    return C
+
+
+def factorized(M, block: int, going=None) -> np.ndarray:
+    """The Cholesky factors of matrices by their lower triangles, with inverted diagonal blocks, by kernels."""
+    M, n = np.array(M), M.shape[-1]
+    L, diagonal = np.full(M.shape, 7.0), np.ascontiguousarray(np.diagonal(M, axis1=-2, axis2=-1))
+    M[:, *np.triu_indices(n, 1)] = np.nan
+    flags = np.array([1] * len(M) if going is None else going, np.int32)
+    for name, launch, blocks, arguments in blocked.factorization(
+        *map(_address, (M, L, diagonal, flags)), n, len(M), block
+    ):
+        run(name, launch, blocks, arguments)
+    return L

@@ -10,9 +10,10 @@ from cvxlayers.conic.kkt import DenseKKT, spectrum
 from cvxlayers.conic.program import ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.residuals import judge
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
+from cvxlayers.solvers.interior_point.cuda import large
 from cvxlayers.solvers.interior_point.cuda.launch import layout, linear_launch, members_of, solve_launch
 from cvxlayers.status import Status
-from tests.interior_point.emulation import COMPILER, factor, linear_solve, pair, solve
+from tests.interior_point.emulation import COMPILER, factor, factorized, linear_solve, pair, panel, solve
 from tests.solvers.problems import by_cvxpy, dense_program, infeasible, objective, solvable, unbounded
 
 emulated = pytest.mark.skipif(COMPILER is None, reason="needs a C++ compiler")
@@ -291,6 +292,29 @@ def test_large_programs(name):
 
 
 @emulated
+@pytest.mark.parametrize("most_bytes", [1 << 29, 1])
+def test_portions(monkeypatch, most_bytes):
+    """Several problems in a portion, or several portions after each other; a recording has as many parts as may be."""
+    blocks, n = CASES["linear"]
+    program = dense_program(blocks, n)
+    P, q, A, b = matrices(dense(program, solvable(program, 8, seed=14)))
+    expected = solve(program.cone, P, q, A, b)
+    monkeypatch.setattr(large, "MOST_BYTES", most_bytes)
+    assert large.portion(n, 8) == (3 if most_bytes > 1 else 1)
+    found = solve(program.cone, P, q, A, b, members=1)
+    np.testing.assert_allclose(found.x, expected.x, atol=1e-8)
+    np.testing.assert_array_equal(found.status, expected.status)
+    assert same(found, solve(program.cone, P, q, A, b, members=1, recording=True, max_iter=30))
+    for k in (0, 7):
+        alone = solve(program.cone, *(v if len(v) == 1 else v[k : k + 1] for v in (P, q, A, b)), members=1)
+        assert same(alone, (v[k : k + 1] for v in found))
+    g = np.zeros((1, 8, program.m))
+    arguments = (program.cone, P, A, expected.z, expected.s, q[None], g)
+    for one, other in zip(linear_solve(*arguments, members=1), linear_solve(*arguments), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-8, atol=1e-9)
+
+
+@emulated
 @pytest.mark.parametrize("name", ["linear", "curved", "semidefinite", "all"])
 def test_vectors_in_the_workspace(name):
     """Programs with many rows keep their vectors in global memory; the numbers are the same."""
@@ -336,6 +360,48 @@ def test_diagonal_blocks(order):
     np.testing.assert_allclose(W[0, :order, :order], np.linalg.inv(np.linalg.cholesky(part)), rtol=1e-7, atol=1e-9)
     assert np.isnan(W[1, :order, :order]).all()
     assert (W[:, order:] == 7.0).all() and (W[:, :, order:] == 7.0).all()
+
+
+@emulated
+@pytest.mark.parametrize("n", [217, 300, 500, 512])
+@pytest.mark.parametrize("start, columns, depth", [(128, 128, 128), (192, 25, 16), (16, 65, 48), (200, 1, 112)])
+def test_panels(n, start, columns, depth):
+    """C - A B' in the lower triangle, and A B' with a triangular B; whatever the order of the threads; nothing else."""
+    M, L = np.random.default_rng(n).standard_normal((2, 3, n, n))
+    columns = min(columns, n - start)
+    A, B, own = L[:, start:, :depth], L[:, start : start + columns, :depth], np.s_[:, start:, start : start + columns]
+    for backwards in (False, True):
+        wanted, found = M.copy(), M.copy()
+        wanted[own] -= np.tril(A @ B.swapaxes(-1, -2)) * np.array([1.0, 0.0, 1.0])[:, None, None]
+        panel(A, B, found[own], update=True, going=[1, 0, 1], backwards=backwards)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+        depth = columns // 16 * 16
+        if depth:
+            right = M[:, start : start + depth, start : start + depth]
+            right[:] = np.tril(right)
+            wanted, found = L.copy(), L.copy()
+            below, above = np.s_[:, start + depth :, start : start + depth], np.s_[:, start + depth :, :depth]
+            wanted[below] = M[above] @ right.swapaxes(-1, -2)
+            panel(M[above], right, found[below], update=False, backwards=backwards)
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
+
+
+@emulated
+@pytest.mark.parametrize("n, block", [(217, 128), (300, 128), (500, 128), (512, 128), (85, 64), (256, 64)])
+def test_factors_by_blocks(n, block):
+    """L with inverted diagonal blocks; of the matrices that are asked for, and pivots that are nothing left out."""
+    X = np.random.default_rng(n).standard_normal((3, n, n))
+    M, last = X @ X.swapaxes(-1, -2) / n + np.eye(n), n - 3
+    M[2, last], M[2, :, last] = M[2, 0], M[2, :, 0]
+    M[2, last, last] = M[2, 0, 0]  # a variable twice
+    found, lower = factorized(M, block, going=[1, 0, 1]), np.tril_indices(n)
+    assert (found[1] == 7.0).all()
+    wanted = np.linalg.cholesky(M[0])
+    for start in range(0, n, block):
+        own = slice(start, start + block)
+        wanted[own, own] = np.linalg.inv(wanted[own, own])
+    np.testing.assert_allclose(found[0][lower], wanted[lower], rtol=1e-9, atol=1e-11)
+    assert np.isfinite(found[2][lower]).all() and (found[2][last:, last] == 0.0).all()
 
 
 @emulated

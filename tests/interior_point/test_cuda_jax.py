@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from cvxlayers.array import foreign, jax_cuda
-from cvxlayers.conic import array_newton
+from cvxlayers.conic import array_kkt, array_newton
 from cvxlayers.conic.program import ConeProgram
-from cvxlayers.sets import Product
+from cvxlayers.sets import Nonnegative, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point import dispatch
-from cvxlayers.solvers.interior_point.cuda import kernels
+from cvxlayers.solvers.interior_point.cuda import kernels, large
 from cvxlayers.solvers.interior_point.cuda.launch import layout, solve_launch
 from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
 from cvxlayers.solvers.interior_point.native import Native
@@ -40,7 +40,7 @@ def started(monkeypatch):
     def run(start: kernels.Start, addresses, stream) -> None:
         with alone:
             names.append(start.name)
-            emulation.run(start.name, start.launch, start.blocks, start.arguments(addresses))
+            emulation.start(start.name, start.launch, start.blocks, start.arguments(addresses))
 
     def fits(cone: Product, n: int, m: int, device, program: ConeProgram | None = None) -> bool:
         rows = layout(cone)
@@ -59,8 +59,11 @@ def started(monkeypatch):
     return names
 
 
+LARGE = {"large": ((Zero(2), Nonnegative(20)), 218), "large curved": ((Nonnegative(9), SecondOrder(6)), 217)}
+
+
 def program(name: str, batch: int, seed: int = 3, shared: bool = False):
-    blocks, n = CASES[name]
+    blocks, n = (CASES | LARGE)[name]
     of = dense_program(blocks, n)
     return of.cone, *map(jnp.asarray, matrices(dense(of, solvable(of, batch, seed=seed, shared=shared))))
 
@@ -96,6 +99,22 @@ def test_patterns(started, monkeypatch):
     arguments = (case.cone, case.P, case.A, expected.z, expected.s, case.q[None], np.zeros((1, *expected.z.shape)))
     close(w, (v[0] for v in emulation.linear_solve(*arguments, sparsity=known)))
     assert started == ["solve", "linear_solve"]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_in_parts(started, name):
+    """Large programs: one call of XLA's, whose memory is that of all parts; with the numbers of PyTorch's path."""
+    cone, P, q, A, b = program(name, 4)
+    n, m = q.shape[-1], b.shape[-1]
+    assert kernels.in_parts(cone, n, m) and large.portion(n, 4) == 2
+    expected, right = emulation.solve(cone, *map(np.asarray, (P, q, A, b))), q[None]
+    found = jax.jit(jax.vmap(partial(dispatch.solve, cone, settings=Native())))(P, q, A, b)
+    close(found, expected)
+    w = jax.jit(partial(dispatch.linear_solve, cone, settings=Native()))(P, A, found[1], found[2], q, 0 * b)
+    wanted = emulation.linear_solve(cone, *map(np.asarray, (P, A, *found[1:3], right, 0 * b[None])))
+    close(w, (v[0] for v in wanted), 1e-10)
+    close(w, array_kkt.linear_solve(cone, P, A, found[1], found[2], q, 0 * b)[:2] + (wanted[2][0],), 1e-6)
+    assert started == ["solve", "linear_solve"] and (expected.status == Status.SOLVED).all()
 
 
 def test_two_batch_dimensions_and_none(started):

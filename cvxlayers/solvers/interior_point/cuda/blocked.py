@@ -1,17 +1,28 @@
 """Cholesky factors of batches of matrices that shared memory does not hold, by blocks.
 
 The diagonal blocks are factored and inverted by a kernel, everything else is a product of matrices, which GPUs do at
-their full speed. Libraries' batched factorizations take several times as long, and so do substitutions with the factor:
-its inverse takes its place.
+their full speed: PyTorch's for the array text, kernels of our own between the parts of a kernel. Libraries' batched
+factorizations take several times as long, and so do substitutions with the factor: its inverse takes its place.
 """
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 from cvxlayers.array import namespace
 from cvxlayers.array.cuda import reachable, shared_memory
-from cvxlayers.solvers.interior_point.cuda.launch import FACTOR_BLOCK, FactorArguments, factor_launch, kernel
+from cvxlayers.solvers.interior_point.cuda.launch import (
+    FACTOR_BLOCK,
+    FactorArguments,
+    Launch,
+    PanelArguments,
+    factor_launch,
+    kernel,
+    panel_launch,
+    panel_tiles,
+)
 
 Tensor = Any
 
@@ -50,26 +61,39 @@ def inverse_factor(M: Tensor, extra: Tensor | float = 0.0) -> Tensor:
     return W.reshape(M.shape)
 
 
-def factor_blocks(M: Tensor, L: Tensor) -> None:
-    """L becomes the Cholesky factor of M, both (batch, n, n) and contiguous, with the diagonal blocks inverted.
-
-    The lower triangle of M is overwritten. Left-looking: what is subtracted from a column of blocks is one product. A
-    pivot that is nothing beside M's diagonal counts as infinite.
-    """
-    n = M.shape[-1]
-    diagonal = M.diagonal(dim1=-2, dim2=-1).contiguous()
-    for start in range(0, n, FACTOR_BLOCK):
-        stop = min(start + FACTOR_BLOCK, n)
-        own = slice(start, stop)
-        if start:
-            M[:, start:, own].baddbmm_(L[:, start:, :start], L[:, own, :start].mT, alpha=-1.0)
-        _factor(M, L, start, stop - start, diagonal)
-        if stop < n:
-            L[:, stop:, own].baddbmm_(M[:, stop:, own], L[:, own, own].mT, beta=0.0)
-
-
-def _factor(A: Tensor, W: Tensor, start: int, order: int, diagonal: Tensor | None = None) -> None:
-    n, launch = A.shape[-1], factor_launch()
-    at, own = 8 * start * (n + 1), None if diagonal is None else diagonal.data_ptr() + 8 * start
-    arguments = FactorArguments(A.data_ptr() + at, W.data_ptr() + at, n * n, n * n, n, n, order, own, n)
+def _factor(A: Tensor, W: Tensor, start: int, order: int) -> None:
+    n, launch, at = A.shape[-1], factor_launch(), 8 * start * (A.shape[-1] + 1)
+    arguments = FactorArguments(A.data_ptr() + at, W.data_ptr() + at, n * n, n * n, n, n, order)
     kernel("factor", launch, A.device)(A.shape[0], launch.threads, arguments)
+
+
+def factorization(
+    M: int, L: int, diagonal: int, going: int | None, n: int, count: int, block: int = FACTOR_BLOCK
+) -> Iterator[tuple[str, Launch, int, ctypes.Structure]]:
+    """The kernels that make of M its Cholesky factor L, with the diagonal blocks inverted, in their order: the name of
+    each, how it is compiled and started, its thread blocks, and what it is told.
+
+    M and L are the addresses of ``count`` contiguous matrices (n, n), of which the lower triangles count, ``diagonal``
+    that of M's diagonals (count, n), and ``going`` that of an integer for each, 0 where nothing is to be done, if there
+    are any. M is overwritten. Left-looking: what is subtracted from a column of blocks is one product. A pivot that is
+    nothing beside M's diagonal counts as infinite.
+    """
+
+    def at(i: int, j: int) -> int:
+        return 8 * (i * n + j)
+
+    def panel(A: int, B: int, C: int, rows: int, columns: int, depth: int, update: int):
+        arguments = PanelArguments(A, B, C, going, rows, columns, depth, update)
+        return "panel", panel_launch(n), count * panel_tiles(rows, columns), arguments
+
+    for start in range(0, n, block):
+        stop, own = min(start + block, n), at(start, start)
+        order = stop - start
+        if start:
+            left = L + at(start, 0)
+            yield panel(left, left, M + own, n - start, order, start, 1)
+        pivots = (diagonal + 8 * start, n)
+        arguments = FactorArguments(M + own, L + own, n * n, n * n, n, n, order, *pivots, going)
+        yield "factor", factor_launch(block), count, arguments
+        if stop < n:
+            yield panel(M + at(stop, start), L + own, L + at(stop, start), n - stop, order, order, 0)

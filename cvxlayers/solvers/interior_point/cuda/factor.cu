@@ -16,10 +16,12 @@ struct Arguments {
     int M_row, W_row, order;
     const real *diagonal;          // or null
     long long diagonal_stride;
+    const int *going;              // of each matrix, whether there is anything to do; or null: there is
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) factor(const Arguments a) {
     const long long B = blockIdx.x;
+    if (a.going && !a.going[B]) return;
     const real *M = a.M + B * a.M_stride;
     real *W = a.W + B * a.W_stride;
     const int order = a.order;

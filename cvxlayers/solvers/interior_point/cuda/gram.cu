@@ -1,5 +1,5 @@
 // The matrix P + A'H^-1 A of a batch of large programs, of which solve.cu and linear_solve.cu leave the terms: the lower
-// triangle of M = c d P d + STATIC + d (A'W A + R'R) d, by tiles, one thread block for each.
+// triangle of M = c d P d + STATIC + d (A'W A + R'R) d, and its diagonal once more, by tiles, one thread block for each.
 //
 // A block needs two strips of columns of A and R, of which copies into shared memory run ahead of the products. `launch.py`
 // says the rows and columns of a tile, TILE, the rows of a strip that are one stage of copies, DEEP, and how many STAGES
@@ -17,22 +17,21 @@ static_assert(WARPS == 4, "a warp takes a quarter of a tile");
 struct Arguments {
     const real *P, *A;
     long long P_stride, A_stride;  // from one problem to the next; 0 where all share one
-    const int *elements, *going;   // as in large.cuh; `going` may be null: all do
+    const int *going;              // as in large.cuh, from the first of these problems on; may be null: all do
     const real *rows, *weights, *scales;
-    real *M;
+    real *M, *diagonal;            // (n, n) and (n,) of a problem
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) gram(const Arguments a) {
     const int slot = blockIdx.x / TILES, index = blockIdx.x % TILES;
-    const long long B = a.elements[slot];
-    if (a.going && !a.going[B]) return;
+    if (a.going && !a.going[slot]) return;
     int I = 0;
     LOOP while ((I + 1) * (I + 2) / 2 <= index) ++I;
     const int J = index - I * (I + 1) / 2, g = lane() >> 2, t = lane() & 3;
     const int low = 32 * (warp() / 2), right = 32 * (warp() % 2);  // the quarter of this warp
     // Of each strip, this thread copies the entries of one column, or two, in every APART-th row.
     const int row = thread() / ACROSS, column = thread() % ACROSS * SPAN, at = row * STRIDE + column;
-    const real *A = a.A + B * a.A_stride + row * n + column, *weights = a.weights + (long long)slot * m;
+    const real *A = a.A + slot * a.A_stride + row * n + column, *weights = a.weights + (long long)slot * m;
     const real *R = a.rows + (long long)slot * (m - LINEAR) * n + (row - LINEAR) * n + column;  // where row LINEAR is the first
     const bool inside[2] = {TILE * I + column < n, TILE * J + column < n};
     real sums[2][4][4];  // tiles of 16 x 8
@@ -72,15 +71,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) gram(const Argum
             }
         }
     }
-    const real *P = a.P + B * a.P_stride, *d = a.scales + (long long)slot * (n + 2), c = GLOBAL(d + n), more = GLOBAL(d + n + 1);
-    real *M = a.M + (long long)slot * n * n;
+    const real *P = a.P + slot * a.P_stride, *d = a.scales + (long long)slot * (n + 2), c = GLOBAL(d + n), more = GLOBAL(d + n + 1);
+    real *M = a.M + (long long)slot * n * n, *diagonal = a.diagonal + slot * n;
     UNROLL for (int u = 0; u < 2; ++u) {
         UNROLL for (int v = 0; v < 4; ++v) {
             UNROLL for (int e = 0; e < 4; ++e) {
                 const int i = TILE * I + low + 16 * u + g + 8 * (e >> 1), j = TILE * J + right + 8 * v + 2 * t + (e & 1);
                 if (i >= n || j > i) continue;
                 const real sum = sums[u][v][e] + (c > 0.0 ? c * GLOBAL(P + i * n + j) : 0.0);
-                M[i * n + j] = GLOBAL(d + i) * GLOBAL(d + j) * sum + (i == j ? more : 0.0);
+                const real value = GLOBAL(d + i) * GLOBAL(d + j) * sum + (i == j ? more : 0.0);
+                M[i * n + j] = value;
+                if (i == j) diagonal[i] = value;
             }
         }
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,7 +12,7 @@ import numpy as np
 from array_api_compat import is_jax_array
 
 from cvxlayers.array import constant, jax_cuda, namespace
-from cvxlayers.array.cuda import Kernel, available, device_of, multiprocessors, of_jax, shared_memory
+from cvxlayers.array.cuda import available, device_of, multiprocessors, shared_memory
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.cuda import large
@@ -23,7 +22,6 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
     Layout,
     LinearArguments,
     PairArguments,
-    Resumed,
     SolveArguments,
     kernel,
     layout,
@@ -47,7 +45,8 @@ _Shapes = Mapping[str, tuple[tuple[int, ...], str]]  # of results, with their dt
 class Start:
     """A kernel with all that it is told but addresses: its name, its shape, the numbers among its arguments.
 
-    ``pointers`` are the names of the other arguments, in the order in which their addresses come.
+    ``pointers`` are the names of the other arguments, in the order in which their addresses come. A large kernel is
+    started as often as it has to be, with others in between; see `large`.
     """
 
     name: str
@@ -60,8 +59,20 @@ class Start:
         """Queue it on a stream of any device."""
         if self.blocks:
             queue = stream()
-            run = kernel(self.name, self.launch, device_of(queue))
-            run(self.blocks, self.launch.threads, self.arguments(addresses), queue)
+            self.queue(addresses, device_of(queue), queue)
+
+    def queue(self, addresses: Sequence[int], device: Any, stream: int | None = None) -> None:
+        """Queue it on a stream of this device, or on PyTorch's current one."""
+        arguments = self.arguments(addresses)
+        if self.launch.large:
+            large.run(self.name, self.launch, self.blocks, arguments, device, stream)
+        else:
+            kernel(self.name, self.launch, device)(self.blocks, self.launch.threads, arguments, stream)
+
+    def compile(self, device: Any) -> None:
+        """Have the machine code at hand."""
+        for name, launch in ((self.name, self.launch), *(large.between(self.launch) if self.launch.large else ())):
+            kernel(name, launch, device)
 
     def arguments(self, addresses: Sequence[int]) -> ctypes.Structure:
         """The structure that the kernel gets."""
@@ -69,17 +80,15 @@ class Start:
 
 
 def fits(cone: Product, n: int, m: int, device: Any, program: ConeProgram | None = None) -> bool:
-    """Whether `solve` takes programs of this shape on this device: its cones, its size, and a compiler.
-
-    Large ones need products by a library between the parts of a kernel, which is for PyTorch alone.
-    """
+    """Whether `solve` takes programs of this shape on this device: its cones, its size, and a compiler."""
     if sparse(program, [device]) is not None:
         return True
     rows = layout(cone)
     launch = rows and solve_launch(rows, n, m)
-    if not launch or (launch.large and of_jax(device)):
+    if not launch or not available(device):
         return False
-    return available(device) and launch.shared_bytes <= shared_memory(device)
+    needed = [launch, *(found for _, found in large.between(launch))] if launch.large else [launch]
+    return max(found.shared_bytes for found in needed) <= shared_memory(device)
 
 
 def in_parts(cone: Product, n: int, m: int) -> bool:
@@ -107,7 +116,7 @@ def solve(
 
     Contiguous float64 arrays on a GPU, P (B, n, n), q (B, n), A (B, m, n), b (B, m), each with B or 1 in front; what
     the batch shares is read in place, with ``sparsity`` on its patterns only. The work is queued on the stream of the
-    arrays; nothing waits for it.
+    arrays. Nothing waits for it, but where `in_parts` the host, which looks who is done.
     """
     rows, (m, n), batch = layout(cone), A.shape[-2:], max(v.shape[0] for v in (P, q, A, b))
     launch = sparsity.solve_launch if sparsity else rows and _clustered(solve_launch, rows, n, m, batch, q)
@@ -120,11 +129,8 @@ def solve(
         **{name: ((batch, size), "float64") for name, size in (("x", n), ("z", m), ("s", m), ("residuals", 3))},
         **dict.fromkeys(("status", "iterations"), ((batch,), "int32")),
     }
-    most = settings.max_iter + 2
-    parts = partial(large.iterate, rows=rows, P=P, A=A, batch=batch, symmetric=not rows.threes, most=most)
-    x, z, s, residuals, status, iterations = _run(
-        "solve", launch, batch, rows, data, strides | numbers, results, parts, sparsity
-    )
+    found = _run("solve", launch, batch, rows, data, strides | numbers, results, sparsity)
+    x, z, s, residuals, status, iterations = found
     return Outcome(x, z, s, status, iterations, residuals)
 
 
@@ -156,8 +162,8 @@ def linear_solve(
         "wz": (tuple(gz.shape), "float64"),
         "residual": ((several, batch), "float64"),
     }
-    parts, blocks = partial(large.twice, rows=rows, P=P, A=A, batch=batch), batch if several else 0
-    wx, wz, residual = _run("linear_solve", launch, blocks, rows, data, strides | numbers, results, parts, sparsity)
+    blocks = batch if several else 0
+    wx, wz, residual = _run("linear_solve", launch, blocks, rows, data, strides | numbers, results, sparsity)
     return wx, wz, residual
 
 
@@ -180,20 +186,17 @@ def _run(
     data: Mapping[str, Array],
     numbers: Mapping[str, float],
     results: _Shapes,
-    parts: Callable[[Callable], None] | None = None,
     sparsity: Sparsity | None = None,
 ) -> Sequence[Array]:
-    """The results of a kernel, in one cluster of blocks for each element; ``data`` and ``numbers`` by its own names.
-
-    A large one is started by ``parts``, as often as it has to be.
-    """
+    """The results of a kernel, in one cluster of blocks for each element; ``data`` and ``numbers`` by its own names."""
     like = next(iter(data.values()))
     tables = {name: constant(_table, (rows, name), like) for name in _TABLES}
     if sparsity:
         tables["table"] = _patterns(sparsity, like)
     operands = [*data.values(), *tables.values()]
     # One more result: XLA sees to it that its memory is there while the kernel runs.
-    wanted = {**results, "workspace": ((max(1, blocks * launch.members * launch.workspace),), "float64")}
+    space = blocks * launch.members * launch.workspace + large.scratch(launch, blocks)
+    wanted = {**results, "workspace": ((max(1, space),), "float64")}
     numbers = {**numbers, "workspace_stride": launch.workspace}
     start = Start(name, launch, blocks, tuple(numbers.items()), (*data, *tables, *wanted))
     if is_jax_array(like):
@@ -201,12 +204,7 @@ def _run(
     xp, device = namespace(like), like.device
     found = [xp.empty(shape, dtype=getattr(xp, dtype), device=device) for shape, dtype in wanted.values()]
     if blocks:
-        arguments = start.arguments([v.data_ptr() for v in (*operands, *found)])
-        run = partial(_started, kernel(name, launch, device), launch, arguments)
-        if launch.large and parts:
-            parts(run)
-        else:
-            run(blocks)
+        start.queue([v.data_ptr() for v in (*operands, *found)], device)
     return found[:-1]
 
 
@@ -223,28 +221,23 @@ def _patterns(sparsity: Sparsity, like: Array) -> Array:
     return kept[like.device]
 
 
-def _started(
-    run: Kernel, launch: Launch, arguments: ctypes.Structure, blocks: int, resumed: Resumed | None = None
-) -> None:
-    if resumed is not None:
-        arguments.resumed = resumed
-    run(blocks * launch.members, launch.threads, arguments)
-
-
 def _clustered(
     launch: Callable[..., Launch | None], rows: Layout, n: int, m: int, batch: int, like: Array
 ) -> Launch | None:
-    """How a kernel is started on the device of ``like`` for a batch of this size."""
+    """How a kernel is started on the device of ``like``, or on any that JAX may choose, for a batch of this size."""
     alone = launch(rows, n, m)
-    if alone is None or not alone.large:
+    if alone is None or not alone.large or not batch:
         return alone
-    return launch(rows, n, m, members_of(alone, large.portion(n, batch), *multiprocessors(like.device)))
+    counts, clusters = zip(
+        *map(multiprocessors, jax_cuda.devices() if is_jax_array(like) else [like.device]), strict=True
+    )
+    return launch(rows, n, m, members_of(alone, large.portion(n, batch), min(counts), all(clusters)))
 
 
 def _by_xla(start: Start, operands: Sequence[Array], results: Sequence[tuple[tuple[int, ...], str]]) -> Sequence[Array]:
     """The results as XLA computes them, in a program for CUDA."""
     for device in jax_cuda.devices():  # compiled here rather than while a program runs
-        kernel(start.name, start.launch, device.local_hardware_id)
+        start.compile(device.local_hardware_id)
     return jax_cuda.call(start, operands, results)
 
 

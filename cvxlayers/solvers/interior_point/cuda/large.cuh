@@ -4,15 +4,15 @@
 // The factor L L' lies in blocks of BLOCK rows and columns, by rows; the diagonal blocks are inverted.
 #pragma once
 
-// What a kernel that is started several times gets beside its other arguments: a block works on problem elements[slot].
+// What a kernel that is started several times gets beside its other arguments: a block, or cluster, works on the problem of
+// its slot, which is `first` plus its number.
 struct Resumed {
-    const int *elements;
     int *going;           // whether a problem needs another part, (batch,)
     real *rows;           // of a slot: the rows of H^(-1/2) A that are curved cones', divided by d, (m - LINEAR, n)
     real *weights;        // what the rows of A, or these, are multiplied with in A'H^-1 A, (m,)
     real *scales;         // d, c where the objective is quadratic, and what is added to the diagonal, (n + 2,)
     const real *factor;   // of a slot: (n, n)
-    int part;
+    int first, part;
 };
 
 // Where the terms and the factor of this block are. Call it where the header is written, and meet after it.

@@ -19,8 +19,9 @@ REGISTERS = 128  # that a thread may have
 MOST_COLUMNS = 216  # the triangle of a larger matrix does not fit
 MOST_LARGE_COLUMNS = 512  # of matrices whose factor is made between two parts of a kernel: one for each thread
 MOST_ROWS = 4096
-GRAM_TILE = 64  # rows and columns of a tile
+TILE = 64  # rows and columns of a tile of gram.cu and of panel.cu
 FACTOR_BLOCK = 128  # rows of a diagonal block of larger matrices
+_DEEP, _STAGES = 16, 3  # of the strips of a tile: how much is copied at a time, and how far ahead
 FILLED = 0.9  # of all multiprocessors: what clusters of four are sure to reach
 MOST_ORDER = 32  # of a semidefinite cone: the lanes of a warp
 
@@ -29,8 +30,8 @@ class Resumed(ctypes.Structure):
     """`Resumed` of large.cuh; the kernels of smaller programs do not look at it."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("elements", "going", "rows", "weights", "scales", "factor")),
-        ("part", ctypes.c_int),
+        *((name, ctypes.c_void_p) for name in ("going", "rows", "weights", "scales", "factor")),
+        *((name, ctypes.c_int) for name in ("first", "part")),
     ]
 
 
@@ -84,6 +85,16 @@ class FactorArguments(ctypes.Structure):
         *((name, ctypes.c_int) for name in ("M_row", "W_row", "order")),
         ("diagonal", ctypes.c_void_p),
         ("diagonal_stride", ctypes.c_longlong),
+        ("going", ctypes.c_void_p),
+    ]
+
+
+class PanelArguments(ctypes.Structure):
+    """`Arguments` of panel.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("A", "B", "C", "going")),
+        *((name, ctypes.c_int) for name in ("rows", "columns", "depth", "update")),
     ]
 
 
@@ -93,7 +104,7 @@ class GramArguments(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("P", "A")),
         *((name, ctypes.c_longlong) for name in ("P_stride", "A_stride")),
-        *((name, ctypes.c_void_p) for name in ("elements", "going", "rows", "weights", "scales", "M")),
+        *((name, ctypes.c_void_p) for name in ("going", "rows", "weights", "scales", "M", "diagonal")),
     ]
 
 
@@ -217,30 +228,42 @@ def sparse_linear_launch(rows: Layout, n: int, m: int, threads: int, sizes: dict
     return _sparse_launch(rows, n, m, threads, sizes, 9, 11, even(3 * rows.socs) + even(9 * rows.threes))
 
 
-@lru_cache(maxsize=1)
-def factor_launch() -> Launch:
-    """How `factor` is started."""
+@lru_cache(maxsize=8)
+def factor_launch(order: int = FACTOR_BLOCK) -> Launch:
+    """How `factor` is started for blocks of up to ``order`` rows."""
     rows = layout(Product((Nonnegative(1),)))
-    launch = rows and linear_launch(rows, FACTOR_BLOCK, 1)
+    launch = rows and linear_launch(rows, order, 1)
     assert launch is not None
     return launch
 
 
 @lru_cache(maxsize=256)
-def gram_launch(rows: Layout, n: int, m: int) -> Launch:
-    """How `gram` is started, `gram_tiles` blocks for each matrix."""
-    stages, deep = 3, 16
-    macros = {
-        "VARIABLES": n, "ROWS": m, "LINEAR": rows.linear, "THREADS": 128, "RESIDENT": 4, "CLUSTER": 1,
-        "TILE": GRAM_TILE, "DEEP": deep, "STAGES": stages,
-    }  # fmt: skip
-    return Launch(128, 8 * stages * deep * (2 * (GRAM_TILE + 4) + 1), 0, tuple(macros.items()))
+def gram_launch(n: int, m: int, linear: int) -> Launch:
+    """How `gram` is started, `gram_tiles` blocks for each matrix, where ``linear`` rows are not of curved cones."""
+    return _tiled(2 * (TILE + 4) + 1, {"VARIABLES": n, "ROWS": m, "LINEAR": linear})
 
 
 def gram_tiles(n: int) -> int:
     """Tiles of the lower triangle of a matrix of n rows."""
-    side = -(-n // GRAM_TILE)
+    side = -(-n // TILE)
     return side * (side + 1) // 2
+
+
+@lru_cache(maxsize=256)
+def panel_launch(n: int) -> Launch:
+    """How `panel` is started, `panel_tiles` blocks for each matrix."""
+    return _tiled(2 * TILE, {"VARIABLES": n})
+
+
+def panel_tiles(rows: int, columns: int) -> int:
+    """Tiles of a matrix of this shape."""
+    return -(-rows // TILE) * -(-columns // TILE)
+
+
+def _tiled(width: int, macros: dict[str, int]) -> Launch:
+    """How a kernel is started whose blocks take a tile each; of ``width`` numbers it copies _DEEP at a time."""
+    macros = macros | {"THREADS": 128, "RESIDENT": 4, "CLUSTER": 1, "TILE": TILE, "DEEP": _DEEP, "STAGES": _STAGES}
+    return Launch(128, 8 * _STAGES * _DEEP * width, 0, tuple(macros.items()))
 
 
 @lru_cache(maxsize=256)

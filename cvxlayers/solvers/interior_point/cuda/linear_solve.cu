@@ -114,7 +114,7 @@ FUNCTION void refine() {
 
 // The problem of this block.
 #if LARGE
-DEVICE int element(const Arguments &a) { return a.resumed.elements[blockIdx.x / CLUSTER]; }
+DEVICE int element(const Arguments &a) { return a.resumed.first + blockIdx.x / CLUSTER; }
 #else
 DEVICE int element(const Arguments &) { return blockIdx.x; }
 #endif

@@ -473,7 +473,7 @@ DEVICE real longest(const real *dz, real tau, real dtau, real kappa, real dkappa
 
 // The problem of this block.
 #if LARGE
-DEVICE int element(const Arguments &a) { return a.resumed.elements[blockIdx.x / CLUSTER]; }
+DEVICE int element(const Arguments &a) { return a.resumed.first + blockIdx.x / CLUSTER; }
 #else
 DEVICE int element(const Arguments &) { return blockIdx.x; }
 #endif
