@@ -112,17 +112,17 @@ def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constan
     import torch
 
     tensors = leaves((constants, state))
-    if not all(is_torch_array(t) and t.is_cuda for t in tensors) or torch.compiler.is_compiling():
+    if not (is_torch_array(tensors[0]) and tensors[0].is_cuda) or torch.compiler.is_compiling():
         return None
     if torch.cuda.is_current_stream_capturing():  # the caller's graph is to hold the work itself
-        return None
-    if _bytes(tensors) > MOST_BYTES:
         return None
     key = (key, count, tensors[0].device, _outline((constants, state)))
     with _lock:
         if key in _graphs:
             _graphs.move_to_end(key)
             return _graphs[key]
+        if not all(is_torch_array(t) and t.is_cuda for t in tensors) or _bytes(tensors) > MOST_BYTES:
+            return None
         _calls[key] = _calls.get(key, 0) + 1
         _calls.move_to_end(key)
         while len(_calls) > 8 * MOST_GRAPHS:
@@ -162,10 +162,14 @@ def _copy(to: Any, values: Any) -> None:
     """Copy nested tuples of tensors, by few kernels; what is there already stays."""
     from torch import _foreach_copy_  # pyright: ignore[reportPrivateImportUsage]
 
-    pairs = [(own, new) for own, new in zip(leaves(to), leaves(values), strict=True) if own is not new]
-    for dtype in {own.dtype for own, _ in pairs}:  # those of one are copied together
-        targets, sources = zip(*(pair for pair in pairs if pair[0].dtype == dtype), strict=True)
-        _foreach_copy_(list(targets), list(sources))
+    together: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}  # those of one dtype are
+    for own, new in zip(leaves(to), leaves(values), strict=True):
+        if own is not new:
+            targets, sources = together.setdefault(own.dtype, ([], []))
+            targets.append(own)
+            sources.append(new)
+    for targets, sources in together.values():
+        _foreach_copy_(targets, sources)
 
 
 def _outline(values: Any) -> Hashable:
@@ -176,10 +180,8 @@ def _outline(values: Any) -> Hashable:
 
 
 def rebuilt(values: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The nested tuples with every tensor changed."""
-    if values is None:
-        return None
-    if not isinstance(values, tuple):
-        return change(values).contiguous()
-    parts = [rebuilt(v, change) for v in values]
-    return type(values)(*parts) if hasattr(values, "_fields") else tuple(parts)
+    """The nested tuples with every tensor changed, and contiguous."""
+    if isinstance(values, tuple):
+        parts = [rebuilt(v, change) for v in values]
+        return type(values)(*parts) if hasattr(values, "_fields") else tuple(parts)
+    return None if values is None else change(values).contiguous()

@@ -76,7 +76,22 @@ def test_kernels_in_parts_record_nothing(graphs, monkeypatch, batch):
     data = problem(batch)
     found, again = (solve(CONE, *data, Native()) for _ in range(2))
     assert not graphs._graphs and all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
-    close(found, plain(graphs, monkeypatch, CONE, *data, Native(compiled=False)))
+    P, q = data[:2]
+
+    def values(x):
+        return torch.einsum("bi,bij,bj->b", x, P, x) / 2 + (q * x).sum(-1)
+
+    expected = plain(graphs, monkeypatch, CONE, *data, Native(compiled=False))
+    assert (found.status == Status.SOLVED).all() and (expected.status == Status.SOLVED).all()
+    torch.testing.assert_close(values(found.x), values(expected.x), rtol=1e-7, atol=1e-7)
+
+
+def test_odd_addresses():
+    """Data that begin in the middle of what a kernel copies at once."""
+    data = problem(5)
+    moved = [torch.cat([v.new_zeros(1), v.flatten()])[1:].view(v.shape) for v in data]
+    assert all(v.is_contiguous() and v.data_ptr() % 16 for v in moved)
+    close(solve(CONE, *moved, Native()), solve(CONE, *data, Native()))
 
 
 def test_other_data_and_other_shapes(graphs, monkeypatch):
@@ -307,13 +322,13 @@ def test_memory_of_what_is_kept(graphs, monkeypatch):
 
 def test_threads_with_a_layer(graphs, monkeypatch):
     layer = layer_of("mixed")
-    sets = [inputs_of("mixed", 1.0, 1.0 + 0.01 * k) for k in range(4)]
-    expected = [plain(graphs, monkeypatch, layer, inputs, function=everything) for inputs in sets]
+    factors = [(1.0, 1.0 + 0.01 * k) for k in range(4)]
+    expected = [plain(graphs, monkeypatch, layer, inputs_of("mixed", *f), function=everything) for f in factors]
     torch.cuda.synchronize()
 
     def work(k: int):
         with torch.cuda.stream(torch.cuda.Stream()):
-            found = [everything(layer, sets[k]) for _ in range(4)]
+            found = [everything(layer, inputs_of("mixed", *factors[k])) for _ in range(4)]
             torch.cuda.current_stream().synchronize()
         return found
 

@@ -311,3 +311,17 @@ def test_weights_that_drown_the_objective(library):
     A[:, 1], b[:, 1] = -A[:, 0], -b[:, 0] - 1.0
     out = run(library, Product((Nonnegative(m),)), (P, q, A, b))
     assert (np.asarray(out.status) == Status.INFEASIBLE).all()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_rounds_that_go_in_circles(library):
+    """Of 4,000 quadratic programs the one for which the predictor's centering was too much and too little in turn."""
+    rng, batch, n, m = np.random.default_rng(0), 4000, 8, 14
+    A, x, R = rng.normal(size=(batch, m, n)), rng.normal(size=(batch, n)), rng.normal(size=(batch, n, n))
+    s = np.where(rng.random((batch, m)) < 0.5, rng.exponential(size=(batch, m)), 0.0)
+    z = np.where(s > 0, 0.0, rng.exponential(size=(batch, m)))
+    A, x, R, s, z = (v[4:5] for v in (A, x, R, s, z))
+    P, b = R @ R.mT, 1e6 * (np.einsum("bij,bj->bi", A, x) + s)
+    q = -1e6 * (np.einsum("bij,bj->bi", P, x) + np.einsum("bij,bi->bj", A, z))
+    out = run(library, Product((Nonnegative(m),)), (P, q, A, b))
+    assert out.status[0] == Status.SOLVED and out.iterations[0] <= 30

@@ -198,8 +198,11 @@ def _on_cuda(
 
 
 def _contiguous(v: Array) -> Array:
-    """v with its numbers in order; what XLA hands to a kernel always is."""
-    return v if is_jax_array(v) else v.contiguous()
+    """v with its numbers in order, from a multiple of 16 bytes on; what XLA hands to a kernel always is."""
+    if is_jax_array(v):
+        return v
+    v = v.contiguous()
+    return v.clone() if v.data_ptr() % 16 else v
 
 
 def _flat(v: Array, lead: tuple[int, ...], own: int) -> Array:

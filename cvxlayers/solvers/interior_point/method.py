@@ -37,6 +37,8 @@ SHRINK = 0.8  # factor of the backtracking for cones without a closed form
 BACKTRACKS = 40
 FAR = {"float64": float("inf"), "mixed": 1e4, "float32": 1e4}
 SHORT = 0.1  # a step that calls for centering
+CYCLE = 8.0  # rounds without a better point after which the centering
+AIM = 0.1  # is no longer the predictor's, which can alternate between too much and too little
 UNDECIDED = 1e-12  # complementarity of the scaled point up to which tau < kappa may still turn
 # By precision: rounds without a better point after which an element is given up; the scaled residual at which a ray
 # counts as a certificate while the loop runs; what is added to the factorized matrix; how often a step is refined; the
@@ -304,7 +306,8 @@ class Method:
 
         affine = direction(x1, z1, 1.0, kappa * tau)
         alpha = self._step(W, state, point, affine, aim=float("inf"))
-        sigma = xp.where(state.stuck > 0, 1.0, (1.0 - alpha) ** 3)
+        sigma = xp.where(state.waited >= CYCLE, AIM, (1.0 - alpha) ** 3)
+        sigma = xp.where(state.stuck > 0, 1.0, sigma)
         # corrector
         second = 1.0 - state.stuck  # of second order, in what the predictor would do
         c = barrier.corrector(W, s, z, second * affine.s, second * affine.z, sigma * mu)
@@ -390,7 +393,7 @@ class Method:
         return state._replace(
             point=point,
             done=state.done | (more > 1e-3) | (fine & (state.stuck > 0) & (alpha < SHORT**3)),
-            waited=xp.where(fine & undecided & (alpha > 0.5), 0.0, state.waited),
+            waited=xp.where(fine & undecided & (alpha > 0.5) & (state.waited > CYCLE), CYCLE, state.waited),
             stuck=xp.where(fine & short, xp.ones_like(alpha), 0.0),
             regularization=more,
             iterations=xp.where(going, state.iterations + 1.0, state.iterations),

@@ -497,14 +497,14 @@ struct Progress {
     real least, expected_rp, expected_rd;
     Measure is;
     int status, iteration, good, stalled;
-    bool stuck, undecided;                 // whether the next step is for centering; and whether no better one is to be had yet
+    bool stuck;                            // whether the next step is for centering
     bool finishing, finished;              // whether the active rows are tried, and are those of the solution
     real open;                             // what `Measure::open` has to be to try them
 };
 
 // Scales, and what the iterations start from; false if the data are invalid.
 DEVICE bool begin(Progress &p) {
-    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, false, false, OPEN};
+    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, false, OPEN};
     if (!equilibrate()) return false;
     real norms[2] = {0.0, 0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(GLOBAL(header().q + j));
@@ -550,7 +550,7 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
         }
     }
     if (p.iteration >= a.max_iter) return false;
-    if (is.worst >= 1e300 || (p.stalled > 15 && !p.undecided)) {
+    if (is.worst >= 1e300 || p.stalled > 15) {
         p.status = NUMERICAL_ERROR;
         return false;
     }
@@ -700,7 +700,7 @@ DEVICE bool advance(const Arguments &a, Progress &p) {
         return false;
     }
     p.stuck = step < SHORT;
-    p.undecided = tau < kappa && mu > UNDECIDED && step > LONG;
+    if (tau < kappa && mu > UNDECIDED && step > LONG && p.stalled > CYCLE) p.stalled = CYCLE;  // no better one is to be had yet
     LOOP for (int j = thread(); j < n; j += THREADS) x()[j] += step * (X()[j] + dtau * X()[size + j]);
     LOOP for (int i = thread(); i < m; i += THREADS) z()[i] += step * Z()[i], s()[i] += step * dS()[i];
     const real left = 1.0 - step * (1.0 - sigma);
