@@ -28,6 +28,7 @@ _graphs: OrderedDict[Hashable, Graph | None] = OrderedDict()  # None: recording 
 _calls: OrderedDict[Hashable, int] = OrderedDict()
 _lock = threading.Lock()
 _recording = threading.Lock()
+_thread = threading.local()  # .records: whether this thread does
 
 
 class Graph:
@@ -114,8 +115,8 @@ def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constan
     tensors = leaves((constants, state))
     if not (is_torch_array(tensors[0]) and tensors[0].is_cuda) or torch.compiler.is_compiling():
         return None
-    if torch.cuda.is_current_stream_capturing():  # the caller's graph is to hold the work itself
-        return None
+    if torch.cuda.is_current_stream_capturing() or getattr(_thread, "records", False):
+        return None  # the graph under way is to hold the work itself
     key = (key, count, tensors[0].device, _outline((constants, state)))
     with _lock:
         if key in _graphs:
@@ -133,10 +134,13 @@ def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constan
         with _lock:
             if key in _graphs:
                 return _graphs[key]
+        _thread.records = True
         try:
             made = Graph(body, count, constants, state)
         except (RuntimeError, ValueError):  # an operation that cannot be recorded, or another recording under way
             made = None
+        finally:
+            _thread.records = False
         with _lock:
             _graphs[key] = made
             gone = [_graphs.popitem(last=False)[1] for _ in range(_too_many())]

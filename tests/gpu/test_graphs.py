@@ -296,6 +296,29 @@ def test_layers_in_parts(graphs, monkeypatch):
     assert [key[0][1] for key in graphs._graphs if key[0][0].__class__.__name__ == "ReferenceType"] == ["vjp"]
 
 
+def test_empty_batches(graphs):
+    layer = layer_of("nonnegative")
+    for _ in range(3):
+        inputs = [t.detach()[:0].requires_grad_() for t in inputs_of("nonnegative", 1.0)]
+        found = everything(layer, inputs)
+        assert all(v is None or len(v) == 0 for v in found)
+
+
+def test_recorded_inside_another(graphs):
+    """What is recorded would record something itself: it is one graph."""
+    ones = (torch.ones(4, device="cuda"),)
+
+    def double(x):
+        return (2.0 * x,)
+
+    def outer(x):
+        return graphs.replayed("inner", double, graphs.replayed("inner", double, (x,)))
+
+    for _ in range(3):
+        assert torch.equal(graphs.replayed("outer", outer, ones)[0], 4.0 * ones[0])
+    assert len(graphs._graphs) == 1
+
+
 def test_layers_of_the_same_shape(graphs, monkeypatch):
     """Each has graphs of its own, and a graph does not keep a layer."""
     import gc
