@@ -6,27 +6,23 @@ The adapters for PyTorch and JAX, and `cvxlayers.solve`, hand it NumPy arrays an
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from cvxlayers import vectors
-from cvxlayers.array_map import ArrayMap, restricted
+from cvxlayers.array_map import restricted
 from cvxlayers.canonical.form import AffineSolverAffine, Output
 from cvxlayers.conic.affine import AffineMap
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.conic.program import ConicSolution
 from cvxlayers.errors import ProblemError, SettingsError, ShapeError, SolverError
-from cvxlayers.kernel_map import Calls, KernelMap
-from cvxlayers.lift_recover import LiftRecover
-from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, SolutionMap, threads_for
-from cvxlayers.solvers.choice import Candidate, Plan, choose
-from cvxlayers.solvers.interior_point import Native
-from cvxlayers.solvers.registry import resolve, takes_quadratics
-from cvxlayers.solvers.solver import Solver
+from cvxlayers.maps import Maps, shares_matrices
+from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, threads_for
+from cvxlayers.solvers.choice import Plan, choose
+from cvxlayers.solvers.registry import takes_quadratics
 from cvxlayers.status import Status
 from cvxlayers.vectors import to_complex, to_pairs
 
@@ -74,13 +70,12 @@ class Layer:
         self.solver_args = dict(solver_args or {})
         self.mu = smoothing if gradient == "smoothed" else 0.0
         self.reduction = _reduction(form)
-        self.plan = choose(self.reduction.program, solver=solver, settings=self.solver_args, shared=_is_shared(form))
+        self.plan = choose(
+            self.reduction.program, solver=solver, settings=self.solver_args, shared=shares_matrices(form)
+        )
         if self.plan.solver.capabilities.derivative:  # its own derivative is that of the program as it stands
             self.reduction = Direct(form.program, form.lift)
-        self._maps = {self.plan.solver: SolutionMap(form, self.plan.solver, self.reduction, self.mu)}
-        self._array_maps: dict[Native, ArrayMap] = {}
-        self._kernel_maps: dict[Solver, KernelMap | None] = {}
-        self._own_settings: dict[tuple[bool, bool], Native | None] = {}
+        self.maps = Maps(form, self.reduction, self.plan, self.solver_args, self.mu)
         self.recent: Point | None = None  # of the last solve through JAX, whose callbacks have no other memory
         self.compiled: dict[Any, Any] = {}
         self._readers = tuple(_Reader(output, self.reduction) for output in form.outputs)
@@ -180,7 +175,7 @@ class Layer:
     ) -> Point:
         """Solve for these parameter values."""
         batch = int(np.prod(batch_shape, dtype=int))
-        map_ = self.map_for(solver_args)
+        map_ = self.maps.host(solver_args)
         warm = None if warm_start is None or warm_start.batch != batch else warm_start.solution
         point = map_.solve(self.vectors(values, batch_shape), batch, warm)
         if point.failed is not None and (on_failure or self.on_failure) == "raise":
@@ -203,80 +198,6 @@ class Layer:
         if certificate is None:  # no outputs, no derivative
             certificate = Certificate(np.zeros(point.batch), np.ones(point.batch, bool), np.ones(point.batch))
         return certificate
-
-    def map_for(self, solver_args: Mapping[str, Any] | None) -> SolutionMap:
-        """The solution map with these settings over the layer's own; SettingsError for wrong ones."""
-        if not solver_args:
-            return self._maps[self.plan.solver]
-        solver = choose(
-            self.reduction.program,
-            solver=self.plan.requested,
-            settings={**self.solver_args, **solver_args},
-            shared=_is_shared(self.form),
-        ).solver
-        found = self._maps.get(solver)
-        if found is None:
-            found = self._maps[solver] = SolutionMap(self.form, solver, self.reduction, self.mu)
-        return found
-
-    def array_map(
-        self, default: bool, asked: bool = False, solver_args: Mapping[str, Any] | None = None
-    ) -> ArrayMap | None:
-        """The solution map on the caller's arrays, where it is the one to take; None for the host.
-
-        ``default`` says whether the native solver works on the arrays where the choice is left open, as it does on an
-        accelerator. Asked for by name, it does so there, where ``asked`` says so, and without its compiled kernels.
-        """
-        if not self.form.parameters:
-            return None
-        if not solver_args:
-            if (default, asked) not in self._own_settings:  # once: a call on a GPU is over in a millisecond
-                self._own_settings[default, asked] = self._native(default, asked, self.solver_args)
-            settings = self._own_settings[default, asked]
-        else:
-            settings = self._native(default, asked, {**self.solver_args, **solver_args})
-        if settings is None:
-            return None
-        found = self._array_maps.get(settings)
-        if found is None:
-            found = self._array_maps[settings] = ArrayMap(self.form, self.ends, settings, self.mu)
-        return found
-
-    def kernel_map(self, calls: Calls, solver_args: Mapping[str, Any] | None = None) -> KernelMap | None:
-        """The solution map by calls of the kernels of the solver on the host; None if it has none for this program."""
-        if not self.form.parameters:
-            return None
-        host = self.map_for(solver_args)
-        if host.solver not in self._kernel_maps:
-            fits = KernelMap.fits(host)
-            self._kernel_maps[host.solver] = KernelMap(self.form, self.ends, host, calls) if fits else None
-        return self._kernel_maps[host.solver]
-
-    def _native(self, default: bool, by_name: bool, settings: Mapping[str, Any]) -> Native | None:
-        """The native solver with these settings, if it solves on the caller's arrays."""
-        asked = self.plan.requested
-        if asked is None:
-            program = self.form.program
-            if not default or "solve_method" in settings or program.n + program.m > ARRAY_LIMIT:
-                return None
-            try:
-                return resolve(Native, settings)  # pyright: ignore[reportReturnType]
-            except SettingsError:  # one of another solver's
-                return None
-        if not isinstance(self.plan.solver, Native):
-            return None
-        solver = resolve(asked, settings)
-        return solver if isinstance(solver, Native) and (default or by_name or not solver.compiled) else None
-
-    def plan_for(self, accelerator: bool) -> Plan:
-        """The plan for arrays on the CPU, or on an accelerator."""
-        solver = self._native(accelerator, False, self.solver_args)
-        if solver is None or self.plan.requested is not None:
-            return self.plan
-        reason = "the arrays stay on their device"
-        rest = tuple(replace(c, chosen=False, reason=f"on the CPU: {c.reason}") for c in self.plan.candidates)
-        rest = tuple(c for c in rest if c.name != solver.name)
-        return Plan(solver, reason, (Candidate(solver.name, True, reason), *rest))
 
     def point_at(
         self,
@@ -331,7 +252,7 @@ class Layer:
             if self.form.transform == "exp":
                 value = value * np.nan_to_num(self.objective(point))
         with threads_for(point.batch):
-            grads, certificate = self._maps[self.plan.solver].vjp(point, g["x"], g["z"], g["s"], value, wanted)
+            grads, certificate = self.maps.own.vjp(point, g["x"], g["z"], g["s"], value, wanted)
         out = {}
         for p, grad in grads.items():
             parameter = self.form.parameters[p]
@@ -349,7 +270,7 @@ class Layer:
             None if t is None else vectors.tangent(p, t, at, batch_shape)
             for p, t, at in zip(self.form.parameters, tangents, point.vectors, strict=True)
         ]
-        dx, dz, ds, dvalue, certificate = self._maps[self.plan.solver].jvp(point, moved)
+        dx, dz, ds, dvalue, certificate = self.maps.own.jvp(point, moved)
         d = {"x": dx, "z": dz, "s": ds}
         outputs = [
             reader.linear(point, d[reader.output.source]).reshape((*batch_shape, *reader.output.shape))
@@ -357,11 +278,6 @@ class Layer:
         ]
         dvalue = self.form.sense * dvalue
         return outputs, dvalue * self.objective(point) if self.form.transform == "exp" else dvalue, certificate
-
-    @cached_property
-    def ends(self) -> LiftRecover:
-        """Lift and recover on any array library, for derivatives of the derivative."""
-        return LiftRecover(self.form)
 
     def linear_solve(self, P, A, z, s, gx, gz, point: Point | None) -> tuple[np.ndarray, np.ndarray]:
         """The system of the derivative at (P, A, z, s), for right-hand sides (*extra, *batch, n), (*extra, *batch, m).
@@ -381,21 +297,16 @@ class Layer:
         gz = np.broadcast_to(gz, (*lead, m)).transpose(order).reshape((several, batch, m))
         z, s = (np.broadcast_to(v, (*system, m)).reshape((batch, m)) for v in (z, s))
         if point is not None and point.batch == batch:
-            wx, wz = self._maps[self.plan.solver].linear_solve(point, gx, gz)[:2]
+            wx, wz = self.maps.own.linear_solve(point, gx, gz)[:2]
         else:
             P, A = (
                 v if v.ndim == 1 else np.broadcast_to(v, (*system, v.shape[-1])).reshape((batch, v.shape[-1]))
                 for v in (P, A)
             )
-            wx, wz = self._full_map.linear_solve_at(P, A, z, s, gx, gz, batch)
+            wx, wz = self.maps.full.linear_solve_at(P, A, z, s, gx, gz, batch)
         moved = [lead[k] for k in order[:-1]]
         back = (*np.argsort(order[:-1]).tolist(), len(lead))
         return wx.reshape((*moved, n)).transpose(back), wz.reshape((*moved, m)).transpose(back)
-
-    @cached_property
-    def _full_map(self) -> SolutionMap:
-        """The map without substitution, for systems at data that did not come through the lift."""
-        return SolutionMap(self.form, self.plan.solver, Direct(self.form.program, self.form.lift), self.mu)
 
     def __repr__(self) -> str:
         program = self.form.program
@@ -458,11 +369,6 @@ class _Reader:
         if self.output.transform == "exp":
             out = out * self(point)
         return to_complex(out) if self.output.complex else out
-
-
-def _is_shared(form: AffineSolverAffine) -> bool:
-    """Whether every element of a batch has the same P and A."""
-    return not form.lift.P.blocks and not form.lift.A.blocks
 
 
 def _equal(own: np.ndarray, given: np.ndarray) -> bool:

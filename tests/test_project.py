@@ -28,6 +28,7 @@ ROWS = [
     {"canonical", "result"},
     {"solution_map", "lift_recover", "vectors"},
     {"array_map", "kernel_map"},
+    {"maps"},
     {"layer"},
     {"one_off", "torch", "jax"},
     {"__init__"},

@@ -105,13 +105,13 @@ def compiled(core: Layer, function: Callable, *static: Any) -> Callable:
 
 def recover(core: Layer, ndim: int, values: tuple[jax.Array, ...], x: jax.Array, z: jax.Array):
     """The outputs, and the optimal value last."""
-    return core.ends.recover(core.ends.lift(values, ndim), x, z)
+    return core.maps.ends.recover(core.maps.ends.lift(values, ndim), x, z)
 
 
 def _tangents(core: Layer, route: Route, ndim: int, values, dvalues, x, z, s, status):
     """Tangents of x, z and s; zero where an element failed."""
     kept = (status <= Status.INACCURATE)[..., None]
-    ends = core.ends
+    ends = core.maps.ends
     data, ddata = jax.jvp(lambda v: ends.lift(v, ndim), (values,), (dvalues,))
     rx, rz = ends.differential.push(x, z, ddata)
     rx, rz = jnp.where(kept, rx, 0.0), jnp.where(kept, rz, 0.0)
@@ -121,7 +121,7 @@ def _tangents(core: Layer, route: Route, ndim: int, values, dvalues, x, z, s, st
 
 def linear_solve(core: Layer, route: Route, P, A, z, s, gx, gz) -> tuple[jax.Array, jax.Array]:
     """K [w_x; w_z] = [g_x; g_z], as a linear system that JAX can transpose and differentiate."""
-    d, mu = core.ends.differential, core.mu
+    d, mu = core.maps.ends.differential, core.mu
 
     def host(*arrays):
         arrays = [np.asarray(a) for a in arrays]

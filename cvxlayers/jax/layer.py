@@ -108,11 +108,11 @@ class CvxpyLayer:
         arrays, dtype = _arrays(params, core.form.parameters)
         ndim = len(core.batch_shape([a.shape for a in arrays]))
         wide = tuple(_padded(a, len(p.shape), ndim) for a, p in zip(arrays, core.form.parameters, strict=True))
-        route = core.array_map(jax.default_backend() != "cpu", asked=True, solver_args=solver_args)
+        route = core.maps.arrays(jax.default_backend() != "cpu", asked=True, solver_args=solver_args)
         if route is None and not warm_start and any(isinstance(a, Tracer) for a in arrays):
             route = _kernels(core, solver_args)  # in eager code they would be compiled for each shape
         if route is None:
-            core.map_for(solver_args)  # refuses wrong settings here rather than in the callback
+            core.maps.host(solver_args)  # refuses wrong settings here rather than in the callback
             route = Host(tuple(sorted((solver_args or {}).items())), warm_start)
         x, z, s, status, residuals, iterations = conic(core, route, ndim, wide)
         outputs = compiled(core, recover)(ndim, wide, x, z) if wide else _constant_outputs(core, x, z)
@@ -140,11 +140,11 @@ class CvxpyLayer:
         how a program that JAX compiles reaches the solver.
         """
         core, accelerator = self.core, jax.default_backend() != "cpu"
-        plan = core.plan_for(accelerator)
-        map_ = core.array_map(True) if accelerator else None
+        plan = core.maps.plan_for(accelerator)
+        map_ = core.maps.arrays(True) if accelerator else None
         if map_ is not None:
             return plan.explained(map_.form_on(jax.local_devices()[0]))
-        if core.array_map(accelerator, asked=True) is not None or not core.form.parameters:
+        if core.maps.arrays(accelerator, asked=True) is not None or not core.form.parameters:
             return plan
         way = "called without Python" if _kernels(core) is not None else "by a callback to Python"
         return plan.explained(f"under jit {way}")
@@ -162,7 +162,7 @@ class CvxpyLayer:
 
 def _kernels(core: Layer, solver_args: Mapping[str, Any] | None = None) -> KernelMap | None:
     """The solution map by compiled kernels, on the CPU and where XLA can call them."""
-    return core.kernel_map(kernels, solver_args) if jax.default_backend() == "cpu" and kernels.available() else None
+    return core.maps.kernels(kernels, solver_args) if jax.default_backend() == "cpu" and kernels.available() else None
 
 
 def _certify(core: Layer, point: Point, batch_shape: tuple[int, ...], arrays: Sequence[jax.Array]) -> Certificate:
@@ -180,7 +180,7 @@ def _certify_at(core: Layer, solution, status, iterations, arrays: Sequence[jax.
 def _constant_outputs(core: Layer, x: jax.Array, z: jax.Array) -> tuple[jax.Array, ...]:
     lift = core.form.lift
     data = tuple(jnp.asarray(m.constant, x.dtype) for m in (lift.P, lift.q, lift.A, lift.b, lift.r))
-    return core.ends.recover(data, x, z)
+    return core.maps.ends.recover(data, x, z)
 
 
 def _masked(output: jax.Array, failed: jax.Array, dtype) -> jax.Array:

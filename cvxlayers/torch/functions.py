@@ -125,12 +125,12 @@ class _LinearSolve(Function):
         ux, uz = _LinearSolve.apply(call, P, A, z, s, cx, cz)
         residual = _residual(call, wx, wz)
         _, back = _vjp(residual, P, A, z, s, gx, gz)
-        d = call.core.ends.differential
+        d = call.core.maps.ends.differential
         return (None, *back((-ux, -(uz + d.A_times(A, ux) - cz))))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None):
-        call, d = ctx.call, ctx.call.core.ends.differential
+        call, d = ctx.call, ctx.call.core.maps.ends.differential
         with outer_forward_mode():
             P, A, z, s, gx, gz = _primals(ctx)[:6]
             wx, wz = _LinearSolve.apply(call, P, A, z, s, gx, gz)
@@ -160,7 +160,7 @@ def _primals(ctx: Any) -> list[torch.Tensor]:
 
 def _residual(call: Call, wx: torch.Tensor, wz: torch.Tensor) -> Callable:
     """The equations F(P, A, z, s, g) = 0 that w solves: P w_x + A'w_z - g_x and D (A w_x + w_z - g_z) - w_z."""
-    d, mu = call.core.ends.differential, call.core.mu
+    d, mu = call.core.maps.ends.differential, call.core.mu
 
     def residual(P, A, z, s, gx, gz):
         top = d.P_times(P, wx) + d.A_transposed(A, wz) - gx
@@ -171,19 +171,19 @@ def _residual(call: Call, wx: torch.Tensor, wz: torch.Tensor) -> Callable:
 
 def _recover(call: Call, data: tuple[torch.Tensor, ...], x: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The outputs as a function of the conic data, x and z."""
-    outputs = call.core.ends.recover(data, x, z)
+    outputs = call.core.maps.ends.recover(data, x, z)
     outputs = outputs if call.objective else outputs[:-1]
     return tuple(call.narrow(o) for o in outputs)
 
 
 def _conic_outputs(call: Call, data: tuple[torch.Tensor, ...], x: torch.Tensor, z: torch.Tensor):
     """x, z and s = b - Ax as a function of the conic data, x and z."""
-    return x, z, data[3] - call.core.ends.differential.A_times(data[2], x)
+    return x, z, data[3] - call.core.maps.ends.differential.A_times(data[2], x)
 
 
 def _pull(call: Call, tensors: Sequence[torch.Tensor], cotangents: Sequence[torch.Tensor | None], outputs: Callable):
     """Gradients of the parameters by tensor operations, for a function of the conic data, x and z."""
-    ends, ndim = call.core.ends, _batch_ndim(call, tensors)
+    ends, ndim = call.core.maps.ends, _batch_ndim(call, tensors)
     x, z, s, kept = _Conic.apply(call, *tensors)
     data, lift_back = _vjp(lambda t: ends.lift(t, ndim), tuple(call.wide(t) for t in tensors))
     values, back = _vjp(lambda data, x, z: outputs(call, data, x, z), data, x, z)
@@ -197,7 +197,7 @@ def _pull(call: Call, tensors: Sequence[torch.Tensor], cotangents: Sequence[torc
 
 def _push(call: Call, tensors: Sequence[torch.Tensor], tangents: Sequence[torch.Tensor | None], outputs: Callable):
     """Tangents of the outputs by tensor operations."""
-    ends, ndim = call.core.ends, _batch_ndim(call, tensors)
+    ends, ndim = call.core.maps.ends, _batch_ndim(call, tensors)
     wide = tuple(call.wide(t) for t in tensors)
     given = tuple(torch.zeros_like(w) if t is None else t.to(w.dtype) for t, w in zip(tangents, wide, strict=True))
     x, z, s, kept = _Conic.apply(call, *tensors)

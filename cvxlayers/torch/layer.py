@@ -149,7 +149,7 @@ class CvxpyLayer(torch.nn.Module):
 
     def _solve(self, params, solver_args, warm_start, objective):
         tensors, dtype = _tensors(params, [p.name for p in self.core.form.parameters])
-        map_ = self.core.array_map(any(t.is_cuda for t in tensors), solver_args=solver_args)
+        map_ = self.core.maps.arrays(any(t.is_cuda for t in tensors), solver_args=solver_args)
         if map_ is not None:
             call = ArrayCall(self.core, dtype, objective, map_)
             return solve(call, tensors), call
@@ -165,8 +165,8 @@ class CvxpyLayer(torch.nn.Module):
         For a GPU it also says in which form the native solver runs there, for inputs in float64.
         """
         device = torch.device(device)
-        plan = self.core.plan_for(device.type == "cuda")
-        map_ = self.core.array_map(True) if device.type == "cuda" else None
+        plan = self.core.maps.plan_for(device.type == "cuda")
+        map_ = self.core.maps.arrays(True) if device.type == "cuda" else None
         return plan if map_ is None else plan.explained(map_.form_on(device))
 
     def __getstate__(self) -> dict[str, Any]:

@@ -328,7 +328,7 @@ def test_layers_of_the_same_shape(graphs, monkeypatch):
     for layer in layers:
         same(everything(layer, inputs), plain(graphs, monkeypatch, layer, inputs, function=everything))
     assert len(graphs._graphs) == 4
-    maps = [weakref.ref(layer.core.array_map(True)) for layer in layers]
+    maps = [weakref.ref(layer.core.maps.arrays(True)) for layer in layers]
     del layer, layers
     gc.collect()
     assert not any(map_() for map_ in maps)

@@ -189,7 +189,7 @@ def test_equalities_that_leave_no_variable(others, solver):
     (gradient,) = torch.autograd.grad(torch.nansum(result.variables[0]), v)
     close(gradient, kept.expand(2, 2), 1e-6)
     if solver == "native":  # what it does on the arrays of an accelerator
-        point = layer.core.array_map(True).solve((v.detach(),), (2,))
+        point = layer.core.maps.arrays(True).solve((v.detach(),), (2,))
         assert point.status.tolist() == result.status.tolist()
         close(point.x[0], v[0].detach(), 1e-6)
 

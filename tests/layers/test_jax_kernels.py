@@ -21,7 +21,7 @@ from cvxlayers.compiled.compiler import is_available
 from cvxlayers.conic.residuals import ABSENT
 from cvxlayers.jax import CvxpyLayer, kernels
 from cvxlayers.kernel_map import LeftOver
-from cvxlayers.layer import Layer
+from cvxlayers.maps import Maps
 from cvxlayers.sets.nonnegative import SNAP
 from cvxlayers.status import Status
 from tests.layers.problems import get
@@ -61,7 +61,7 @@ def by_callback(monkeypatch):
 
     def call(function, *args):
         with monkeypatch.context() as patch:
-            patch.setattr(Layer, "kernel_map", lambda self, calls, solver_args=None: None)
+            patch.setattr(Maps, "kernels", lambda self, calls, solver_args=None: None)
             return function(*args)
 
     return call
@@ -173,7 +173,7 @@ def test_jacobians_and_hessians(by_callback):
 
 def test_a_jacobian_has_one_system_and_many_right_hand_sides(monkeypatch):
     layer, v, asked = least_squares(), values(2), []
-    route = layer.core.kernel_map(kernels)
+    route = layer.core.maps.kernels(kernels)
     monkeypatch.setattr(route, "_factored_alone", 0)  # to Python with it all
     original = LeftOver.linear_solve
 
@@ -192,7 +192,7 @@ def test_what_is_left_over(monkeypatch, by_callback):
 
     def run(alone=None):
         layer = least_squares()
-        route = layer.core.kernel_map(kernels)
+        route = layer.core.maps.kernels(kernels)
         if alone is not None:
             route._alone, route._factored_alone = alone, alone
         return jit(jax.value_and_grad(lambda *v: (layer(*v)[0] ** 2).sum(), argnums=(0, 1, 2, 3, 4)))(*v)
@@ -313,7 +313,7 @@ def test_strange_calls_are_refused():
     with pytest.raises(Exception, match="XLA calls in an unknown way"):
         jax.block_until_ready(jit(lambda v: jax.ffi.ffi_call("cvxlayers_solve", shape)(v))(jnp.ones(2)))
     layer = interval()
-    layer.core.kernel_map(kernels)._key = 12345
+    layer.core.maps.kernels(kernels)._key = 12345
     with pytest.raises(Exception, match="traced in another process"):
         jax.block_until_ready(jit(lambda v: layer(jnp.eye(2), v, v, v)[0])(jnp.array([1.0, np.nan])))
 

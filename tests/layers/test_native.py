@@ -247,21 +247,21 @@ def test_certificates(name):
 def test_the_choice():
     """On the CPU the host's route, unless the arrays' one is asked for; on an accelerator the arrays' one."""
     open_, named = projection(cvxlayers.torch, solver=None).core, projection(cvxlayers.torch, solver="native").core
-    assert open_.array_map(False) is None and named.array_map(False) is None
-    assert open_.array_map(True).settings == Native()
-    assert named.array_map(True, solver_args={"eps": 1e-6}).settings == Native(tol=1e-6)
-    assert named.array_map(False, asked=True).settings == Native()
-    assert open_.array_map(False, asked=True) is None
-    assert projection(cvxlayers.torch).core.array_map(False).settings == ARRAYS
-    assert projection(cvxlayers.torch, solver="CLARABEL").core.array_map(True) is None
-    assert open_.array_map(True, solver_args={"solve_method": "SCS"}) is None
-    assert open_.array_map(True, solver_args={"time_limit": 1.0}) is None  # which is Clarabel's
-    assert open_.array_map(True) is open_.array_map(True)
+    assert open_.maps.arrays(False) is None and named.maps.arrays(False) is None
+    assert open_.maps.arrays(True).settings == Native()
+    assert named.maps.arrays(True, solver_args={"eps": 1e-6}).settings == Native(tol=1e-6)
+    assert named.maps.arrays(False, asked=True).settings == Native()
+    assert open_.maps.arrays(False, asked=True) is None
+    assert projection(cvxlayers.torch).core.maps.arrays(False).settings == ARRAYS
+    assert projection(cvxlayers.torch, solver="CLARABEL").core.maps.arrays(True) is None
+    assert open_.maps.arrays(True, solver_args={"solve_method": "SCS"}) is None
+    assert open_.maps.arrays(True, solver_args={"time_limit": 1.0}) is None  # which is Clarabel's
+    assert open_.maps.arrays(True) is open_.maps.arrays(True)
     plan = projection(cvxlayers.torch, solver=None).plan("cuda")
     assert plan.solver == Native() and "device" in str(plan)
     assert projection(cvxlayers.torch, solver=None).plan() == open_.plan
     with pytest.raises(SettingsError, match="setting"):
-        named.array_map(True, solver_args={"max_itr": 3})
+        named.maps.arrays(True, solver_args={"max_itr": 3})
 
 
 @pytest.mark.parametrize("name", problems.CASES)
@@ -269,7 +269,7 @@ def test_data_lie_on_their_patterns(name):
     """Sparse kernels read nothing else; values that are zero by chance are on them, too."""
     case = problems.get(name)
     made = cvxlayers.torch.CvxpyLayer(case.problem, case.parameters, case.variables, solver=ARRAYS, gp=case.gp)
-    map_ = made.core.array_map(True)
+    map_ = made.core.maps.arrays(True)
     values = [torch.as_tensor(np.asarray(v)) for v in case.values]
     data = map_.elimination.reduce(map_.ends.vectors(values, 0, guard=True))
     P, A = data.P.reshape(-1, *data.P.shape[-2:]), data.A.reshape(-1, *data.A.shape[-2:])

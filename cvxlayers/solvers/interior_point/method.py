@@ -37,7 +37,7 @@ SHRINK = 0.8  # factor of the backtracking for cones without a closed form
 BACKTRACKS = 40
 FAR = {"float64": float("inf"), "mixed": 1e4, "float32": 1e4}
 SHORT = 0.1  # a step that calls for centering
-CYCLE = 8.0  # rounds without a better point after which the centering
+CYCLE = 10.0  # rounds without a better point after which the centering
 AIM = 0.1  # is no longer the predictor's, which can alternate between too much and too little
 UNDECIDED = 1e-12  # complementarity of the scaled point up to which tau < kappa may still turn
 # By precision: rounds without a better point after which an element is given up; the scaled residual at which a ray

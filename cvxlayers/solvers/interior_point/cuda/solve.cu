@@ -32,7 +32,7 @@ constexpr real ABSENT = 0.999e20, INFINITE = 1e20;
 constexpr real INACCURACY = 1e-4, CERTIFICATE = 1e-6;
 constexpr int REFINEMENTS = 3;
 constexpr real SHORT = 0.1, LONG = 0.5;  // steps: that calls for centering, and that is worth another one
-constexpr int CYCLE = 8;                 // iterations that brought nothing, after which the centering
+constexpr int CYCLE = 10;                // iterations that brought nothing, after which the centering
 constexpr real AIM = 0.1;                // is no longer the predictor's, which alternates between too much and too little
 constexpr real UNDECIDED = 1e-12;        // complementarity up to which tau < kappa may still turn
 constexpr real SNAP = 1e4;  // as in projections.cuh
