@@ -84,7 +84,8 @@ class State(NamedTuple):
     best: Array
     merit: Array
     done: Array
-    waited: Array  # rounds since the best point
+    idle: Array  # rounds since a clearly better point
+    waited: Array  # those of them that count against the element
     stuck: Array  # 1 where the last step was short: the next one goes for the centre
     regularization: Array
     iterations: Array
@@ -180,7 +181,7 @@ class Method:
             z = self._inside(z, unit)
         point = Iterate(x, s, z, one, one).joined
         none = xp.zeros_like(one)
-        return State(point, point, none + float("inf"), ~(valid & (one > 0)), none, none, regularization, none)
+        return State(point, point, none + float("inf"), ~(valid & (one > 0)), none, none, none, regularization, none)
 
     def run(self, state: State, limit: int) -> State:
         """Rounds until every element is done. Where it can be seen who is, the others go on without them."""
@@ -248,7 +249,9 @@ class Method:
         none = xp.zeros_like(state.merit)
         point = xp.where(ended, state.point, state.best)
         regularization = none + REGULARIZATION[self.precision]
-        return state._replace(point=point, done=ended, waited=none, stuck=none, regularization=regularization)
+        return state._replace(
+            point=point, done=ended, idle=none, waited=none, stuck=none, regularization=regularization
+        )
 
     def _inside(self, v: Array, unit: Array) -> Array:
         """v, moved along the unit where it is not inside the cones."""
@@ -306,7 +309,7 @@ class Method:
 
         affine = direction(x1, z1, 1.0, kappa * tau)
         alpha = self._step(W, state, point, affine, aim=float("inf"))
-        sigma = xp.where(state.waited >= CYCLE, AIM, (1.0 - alpha) ** 3)
+        sigma = xp.where(state.idle >= CYCLE, AIM, (1.0 - alpha) ** 3)
         sigma = xp.where(state.stuck > 0, 1.0, sigma)
         # corrector
         second = 1.0 - state.stuck  # of second order, in what the predictor would do
@@ -335,12 +338,12 @@ class Method:
         progress, fast = (merit < 0.9 * state.merit) & ~state.done, merit < 0.5 * state.merit
         best = xp.where(better, state.point, state.best)
         merit = xp.where(better, merit, state.merit)
-        waited = xp.where(progress, 0.0, state.waited + 1.0)
+        idle, waited = (xp.where(progress, 0.0, v + 1.0) for v in (state.idle, state.waited))
         ray = (tau < kappa) & self._proves(Px, ATz, Ax + s, qx, bz)
         # x is less accurate than the residuals: past the tolerance it goes on while a round brings much, to the goal.
         ended = (merit <= self.tol) & ~fast | (merit <= self.goal)
         done = state.done | ended | ray | (waited > PATIENCE[self.precision])
-        return state._replace(best=best, merit=merit, done=done, waited=waited)
+        return state._replace(best=best, merit=merit, done=done, idle=idle, waited=waited)
 
     def _proves(self, Px: Array, ATz: Array, moved: Array, qx: Array, bz: Array) -> Array:
         """Whether the point is a ray with A'z = 0 and b'z < 0, or with Px = 0, Ax + s = 0 and q'x < 0."""
@@ -393,7 +396,7 @@ class Method:
         return state._replace(
             point=point,
             done=state.done | (more > 1e-3) | (fine & (state.stuck > 0) & (alpha < SHORT**3)),
-            waited=xp.where(fine & undecided & (alpha > 0.5) & (state.waited > CYCLE), CYCLE, state.waited),
+            waited=xp.where(fine & undecided & (alpha > 0.5), 0.0, state.waited),
             stuck=xp.where(fine & short, xp.ones_like(alpha), 0.0),
             regularization=more,
             iterations=xp.where(going, state.iterations + 1.0, state.iterations),

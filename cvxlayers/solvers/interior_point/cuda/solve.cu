@@ -496,7 +496,8 @@ struct Progress {
     real best, primal, dual, gap;          // the best iterate's residuals
     real least, expected_rp, expected_rd;
     Measure is;
-    int status, iteration, good, stalled;
+    int status, iteration, good;
+    int idle, stalled;                     // iterations since a clearly better one, and those that count against the problem
     bool stuck;                            // whether the next step is for centering
     bool finishing, finished;              // whether the active rows are tried, and are those of the solution
     real open;                             // what `Measure::open` has to be to try them
@@ -504,7 +505,7 @@ struct Progress {
 
 // Scales, and what the iterations start from; false if the data are invalid.
 DEVICE bool begin(Progress &p) {
-    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, false, false, false, OPEN};
+    p = {1.0, 1.0, 0.0, 0.0, 1e300, NAN, NAN, NAN, 1e300, 1e300, 1e300, {}, INVALID_INPUT, 0, 0, 0, 0, false, false, false, OPEN};
     if (!equilibrate()) return false;
     real norms[2] = {0.0, 0.0};
     LOOP for (int j = thread(); j < n; j += THREADS) norms[0] += square(GLOBAL(header().q + j));
@@ -521,7 +522,8 @@ DEVICE bool approach(const Arguments &a, Progress &p) {
     const Measure is = p.is;
     const bool again = p.finishing && !p.finished;  // whether this is the iterate of the time before
     if (!again) {
-        p.stalled = is.worst < 0.8 * p.least ? 0 : p.stalled + 1;
+        const bool better = is.worst < 0.8 * p.least;
+        p.idle = better ? 0 : p.idle + 1, p.stalled = better ? 0 : p.stalled + 1;
         p.least = smaller(p.least, is.worst);
         if (is.worst < p.best && is.worst <= larger(INACCURACY, 100.0 * a.tol)) {
             store(a, 1.0 / p.tau, true, true);
@@ -664,7 +666,7 @@ DEVICE bool advance(const Arguments &a, Progress &p) {
 #if THREES
     step = -reduced_max(-step_back(z(), t(), s(), dS(), step));
 #endif
-    const real sigma = p.stuck ? 1.0 : p.stalled >= CYCLE ? AIM : square(1.0 - step) * (1.0 - step);
+    const real sigma = p.stuck ? 1.0 : p.idle >= CYCLE ? AIM : square(1.0 - step) * (1.0 - step);
 
     const real share = 1.0 - sigma;  // of the second-order terms: a step that was not to be had corrects nothing
     correct(z(), s(), t(), dS(), sigma * mu, share, ds());
@@ -700,7 +702,7 @@ DEVICE bool advance(const Arguments &a, Progress &p) {
         return false;
     }
     p.stuck = step < SHORT;
-    if (tau < kappa && mu > UNDECIDED && step > LONG && p.stalled > CYCLE) p.stalled = CYCLE;  // no better one is to be had yet
+    if (tau < kappa && mu > UNDECIDED && step > LONG) p.stalled = 0;  // before tau grows no iterate is better
     LOOP for (int j = thread(); j < n; j += THREADS) x()[j] += step * (X()[j] + dtau * X()[size + j]);
     LOOP for (int i = thread(); i < m; i += THREADS) z()[i] += step * Z()[i], s()[i] += step * dS()[i];
     const real left = 1.0 - step * (1.0 - sigma);
