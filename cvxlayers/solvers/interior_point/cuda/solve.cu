@@ -697,7 +697,7 @@ DEVICE bool advance(const Arguments &a, Progress &p) {
         step *= 0.8;
     }
 #endif
-    if (!(step > (p.stuck ? SHORT * SHORT * SHORT : 1e-12))) {
+    if (!(step > 1e-12)) {
         p.status = NUMERICAL_ERROR;
         return false;
     }
