@@ -100,7 +100,7 @@ class ArrayMap:
 
     def solve(self, values: Sequence[Array], batch: tuple[int, ...]) -> ArrayPoint:
         """Solve for parameter values (*lead, *shape), real or complex, of the dtype to work in."""
-        if 0 in batch or not fixed(self.program, values[0], self.settings, solving=True):
+        if not fixed(self.program, values[0], self.settings, batch, solving=True):
             return self._solve(values, batch)
 
         def arrays(*values: Array) -> tuple:
@@ -159,7 +159,7 @@ class ArrayMap:
         if there was no system to solve.
         """
         wanted, shapes, cotangents = tuple(wanted), tuple(shapes), tuple(cotangents)
-        if self.mu or 0 in point.kept.shape or not fixed(self.program, point.y, self.settings, solving=False):
+        if not fixed(self.program, point.y, self.settings, tuple(point.kept.shape), solving=False, mu=self.mu):
             grads, residual = self._vjp(point, cotangents, value, wanted, shapes)
         else:
 

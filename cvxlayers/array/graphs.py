@@ -115,6 +115,8 @@ def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constan
     tensors = leaves((constants, state))
     if not (is_torch_array(tensors[0]) and tensors[0].is_cuda) or torch.compiler.is_compiling():
         return None
+    if torch._C._are_functorch_transforms_active():
+        return None
     if torch.cuda.is_current_stream_capturing() or getattr(_thread, "records", False):
         return None  # the graph under way is to hold the work itself
     key = (key, count, tensors[0].device, _outline((constants, state)))

@@ -195,14 +195,14 @@ def test_steps_that_were_too_short(name):
     """Steps that end at the boundary are followed by one for centering, and those that go in circles by bolder ones."""
     seed, batch, blocks, loose, elements = GIVEN_UP[name]
     rng, cone, n = np.random.default_rng(seed), Product(blocks), 8
-    m, rank = cone.size, n if loose else 4
+    m = cone.size
     A = rng.normal(size=(batch, m, n))
     if loose:
         x, R, s = rng.normal(size=(batch, n)), rng.normal(size=(batch, n, n)), rng.exponential(size=(batch, m))
         z = rng.exponential(size=(batch, m))
     else:
         z, s = (np.asarray(v) for v in cone.pair(3.0 * rng.normal(size=(batch, m))))
-        x, R = rng.normal(size=(batch, n)), rng.normal(size=(batch, n, rank))
+        x, R = rng.normal(size=(batch, n)), rng.normal(size=(batch, n, 4))
     P = R @ np.swapaxes(R, 1, 2)
     q = -(np.einsum("bij,bj->bi", P, x) + np.einsum("bij,bi->bj", A, z))
     b = np.einsum("bij,bj->bi", A, x) + s + loose

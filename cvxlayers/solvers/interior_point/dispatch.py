@@ -39,13 +39,15 @@ def solve(
     return Outcome(*(v if len(lead) == 1 else xp.reshape(v, (*lead, *v.shape[1:])) for v in out))
 
 
-def fixed(program: ConeProgram, like: Array, settings: Native, solving: bool) -> bool:
-    """Whether `solve` and `polish`, or else `linear_solve`, do the same operations whatever the values.
+def fixed(
+    program: ConeProgram, like: Array, settings: Native, lead: tuple[int, ...], solving: bool, mu: float = 0.0
+) -> bool:
+    """Whether `solve` and `polish`, or else `linear_solve`, do the same operations whatever the values of a batch.
 
     Kernels do, where ``like`` is; those in parts look at the values while they solve.
     """
     n, m, cone = program.n, program.m, program.cone
-    if not _kernels(cone, n, m, like, settings, program):
+    if mu or 0 in lead or not _kernels(cone, n, m, like, settings, program):
         return False
     return not solving or _sparsity(program, like) is not None or not cuda.in_parts(cone, n, m)
 
