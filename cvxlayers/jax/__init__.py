@@ -1,5 +1,5 @@
 """Layers for JAX."""
 
-from cvxlayers.jax.layer import CvxpyLayer
+from cvxlayers.jax.layer import ConeLayer, CvxpyLayer
 
-__all__ = ["CvxpyLayer"]
+__all__ = ["ConeLayer", "CvxpyLayer"]

@@ -1,8 +1,8 @@
-"""CVXPY problems as JAX functions: a thin adapter, the mathematics is in `cvxlayers.layer`."""
+"""Convex programs as JAX functions: a thin adapter, the mathematics is in `cvxlayers.layer`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from cvxlayers.canonical.form import Parameter
+from cvxlayers.canonical.matrices import of_matrices
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import ShapeError
 from cvxlayers.jax import kernels
@@ -19,6 +20,7 @@ from cvxlayers.jax.functions import Host, compiled, conic, recover, work_dtype
 from cvxlayers.kernel_map import KernelMap
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
+from cvxlayers.sets import Cone
 from cvxlayers.solution_map import Point
 from cvxlayers.vectors import check_real
 
@@ -33,60 +35,11 @@ jax.tree_util.register_pytree_node(
 )
 
 
-@jax.tree_util.register_pytree_node_class
-class CvxpyLayer:
-    """A parametrized convex program as a differentiable function of JAX arrays.
+class _ConvexLayer:
+    """What the layers have in common: they differ in how their problem is given."""
 
-    The problem is canonicalized once. A call solves one problem, or a batch of them; it can be jitted, vmapped,
-    scanned, and differentiated to any order in both modes. A layer is a pytree without leaves, so that it can be part
-    of a model. Arguments and errors are those of `cvxlayers.torch.CvxpyLayer`. ``on_failure="raise"`` acts in eager
-    code; under ``jit`` an element without a solution is NaN, with a zero gradient.
-
-    Without JAX's ``jax_enable_x64`` the arrays are float32; the solve itself is always in float64.
-
-    Examples
-    --------
-    >>> import cvxpy as cp, jax, jax.numpy as jnp
-    >>> x, p = cp.Variable(2), cp.Parameter(2)
-    >>> layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0]), [p], [x])
-    >>> jax.jit(jax.grad(lambda p: layer(p)[0].sum()))(jnp.array([1.0, -2.0])).round().tolist()
-    [1.0, 0.0]
-
-    References
-    ----------
-    Agrawal, Amos, Barratt, Boyd, Diamond and Kolter, "Differentiable convex optimization layers", NeurIPS 2019,
-    doi 10.48550/arXiv.1910.12430.
-    """
-
-    def __init__(
-        self,
-        problem: cp.Problem,
-        parameters: Sequence[cp.Parameter],
-        variables: Sequence[Any],
-        solver: Any = None,
-        gp: bool = False,
-        verbose: bool = False,
-        canon_backend: str | None = None,
-        solver_args: Mapping[str, Any] | None = None,
-        *,
-        gradient: Literal["exact", "smoothed"] = "exact",
-        smoothing: float = SMOOTHING,
-        on_failure: Literal["raise", "nan"] = "raise",
-    ) -> None:
-        settings = dict(solver_args or {})
-        if verbose:
-            settings.setdefault("verbose", True)
-        self.core = Layer.of(
-            problem,
-            parameters,
-            variables,
-            gp=gp,
-            solver=solver,
-            solver_args=settings,
-            gradient=gradient,
-            smoothing=smoothing,
-            on_failure=on_failure,
-        )
+    def __init__(self, core: Layer) -> None:
+        self.core = core
 
     def __call__(
         self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False
@@ -157,7 +110,109 @@ class CvxpyLayer:
         return layer
 
     def __repr__(self) -> str:
-        return f"CvxpyLayer{self.core!r}"
+        return f"{type(self).__name__}{self.core!r}"
+
+
+@jax.tree_util.register_pytree_node_class
+class CvxpyLayer(_ConvexLayer):
+    """A parametrized convex program as a differentiable function of JAX arrays.
+
+    The problem is canonicalized once. A call solves one problem, or a batch of them; it can be jitted, vmapped,
+    scanned, and differentiated to any order in both modes. A layer is a pytree without leaves, so that it can be part
+    of a model. Arguments and errors are those of `cvxlayers.torch.CvxpyLayer`. ``on_failure="raise"`` acts in eager
+    code; under ``jit`` an element without a solution is NaN, with a zero gradient.
+
+    Without JAX's ``jax_enable_x64`` the arrays are float32; the solve itself is always in float64.
+
+    Examples
+    --------
+    >>> import cvxpy as cp, jax, jax.numpy as jnp
+    >>> x, p = cp.Variable(2), cp.Parameter(2)
+    >>> layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0]), [p], [x])
+    >>> jax.jit(jax.grad(lambda p: layer(p)[0].sum()))(jnp.array([1.0, -2.0])).round().tolist()
+    [1.0, 0.0]
+
+    References
+    ----------
+    Agrawal, Amos, Barratt, Boyd, Diamond and Kolter, "Differentiable convex optimization layers", NeurIPS 2019,
+    doi 10.48550/arXiv.1910.12430.
+    """
+
+    def __init__(
+        self,
+        problem: cp.Problem,
+        parameters: Sequence[cp.Parameter],
+        variables: Sequence[Any],
+        solver: Any = None,
+        gp: bool = False,
+        verbose: bool = False,
+        canon_backend: str | None = None,
+        solver_args: Mapping[str, Any] | None = None,
+        *,
+        gradient: Literal["exact", "smoothed"] = "exact",
+        smoothing: float = SMOOTHING,
+        on_failure: Literal["raise", "nan"] = "raise",
+    ) -> None:
+        core = Layer.of(
+            problem,
+            parameters,
+            variables,
+            gp=gp,
+            solver=solver,
+            solver_args={"verbose": True, **(solver_args or {})} if verbose else solver_args,
+            gradient=gradient,
+            smoothing=smoothing,
+            on_failure=on_failure,
+        )
+        super().__init__(core)
+
+
+@jax.tree_util.register_pytree_node_class
+class ConeLayer(_ConvexLayer):
+    """A cone program as a differentiable function of its matrices.
+
+    minimize (1/2) x'Px + q'x subject to Ax + s = b, s in K, for the parameters P (n, n), q (n,), A (m, n), b (m,), each
+    with batch dimensions in front or without. A call returns x (n,), the dual variable z (m,) in K*, and the slack
+    s (m,). Arguments and errors are those of `cvxlayers.torch.ConeLayer`, all else is as with `CvxpyLayer`.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from cvxlayers.sets import Nonnegative
+    >>> layer = ConeLayer(2, Nonnegative(1))
+    >>> q, A, b = -jnp.array([2.0, 1.0]), jnp.ones((1, 2)), jnp.ones(1)
+    >>> jax.jit(jax.grad(lambda b: layer(jnp.eye(2), q, A, b)[1].sum()))(b).round(6).tolist()
+    [-0.5]
+
+    References
+    ----------
+    Agrawal, Barratt, Boyd, Busseti and Moursi, "Differentiating through a cone program", Journal of Applied and
+    Numerical Optimization 1 (2), 2019, doi 10.23952/jano.1.2019.2.02.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        cone: Cone | Iterable[Cone],
+        solver: Any = None,
+        solver_args: Mapping[str, Any] | None = None,
+        *,
+        quadratic: bool = True,
+        gradient: Literal["exact", "smoothed"] = "exact",
+        smoothing: float = SMOOTHING,
+        on_failure: Literal["raise", "nan"] = "raise",
+    ) -> None:
+        form = of_matrices(n, cone, quadratic)
+        super().__init__(
+            Layer(
+                form,
+                solver=solver,
+                solver_args=solver_args,
+                gradient=gradient,
+                smoothing=smoothing,
+                on_failure=on_failure,
+            )
+        )
 
 
 def _kernels(core: Layer, solver_args: Mapping[str, Any] | None = None) -> KernelMap | None:

@@ -1,5 +1,5 @@
 """Layers for PyTorch."""
 
-from cvxlayers.torch.layer import CvxpyLayer
+from cvxlayers.torch.layer import ConeLayer, CvxpyLayer
 
-__all__ = ["CvxpyLayer"]
+__all__ = ["ConeLayer", "CvxpyLayer"]

@@ -1,17 +1,19 @@
-"""CVXPY problems as PyTorch modules: a thin adapter, the mathematics is in `cvxlayers.layer`."""
+"""Convex programs as PyTorch modules: a thin adapter, the mathematics is in `cvxlayers.layer`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from cvxlayers.canonical.matrices import of_matrices
 from cvxlayers.errors import ShapeError
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
+from cvxlayers.sets import Cone
 from cvxlayers.solution_map import Point
 from cvxlayers.torch.calls import ArrayCall, HostCall
 from cvxlayers.torch.functions import solve
@@ -35,7 +37,73 @@ def _uncompiled(method: Callable) -> Callable:
     return call
 
 
-class CvxpyLayer(torch.nn.Module):
+class _ConvexLayer(torch.nn.Module):
+    """What the layers have in common: they differ in how their problem is given."""
+
+    def __init__(self, core: Layer) -> None:
+        super().__init__()
+        self.core = core
+        self._last: Point | None = None
+
+    @_uncompiled
+    def forward(
+        self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False
+    ) -> tuple[torch.Tensor, ...]:
+        """Optimal variables for parameters of shape (*batch, *shape), batch dimensions broadcast.
+
+        Tensors, NumPy arrays and Python numbers are taken. The result has the dtype and device of the inputs; the
+        solve itself is in float64. On a GPU the native solver works on the tensors where they are, unless another one
+        is asked for; with ``on_failure="nan"`` nothing then waits for the device, while "raise" reads the statuses. The
+        second call of a shape waits once: there the work is recorded as CUDA graphs (`cvxlayers.array.graphs`).
+        ``warm_start`` starts from the solution of the previous call.
+
+        Raises
+        ------
+        ShapeError
+            A parameter's shape, device or the number of parameters is wrong.
+        SolverError
+            An element has no solution, unless ``on_failure="nan"``.
+        """
+        return self._solve(params, solver_args, warm_start, objective=False)[0]
+
+    @_uncompiled
+    def solve(self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False) -> Result:
+        """As a call, with the optimal value, status, residuals, iterations and the derivative's certificate."""
+        outputs, call = self._solve(params, solver_args, warm_start, objective=True)
+        status, residuals, iterations = call.report(outputs[-1])
+        names = tuple(output.name for output in self.core.form.outputs)
+        return Result(outputs[:-1], outputs[-1], status, residuals, iterations, names, call.certify)
+
+    def _solve(self, params, solver_args, warm_start, objective):
+        tensors, dtype = _tensors(params, [p.name for p in self.core.form.parameters])
+        map_ = self.core.maps.arrays(any(t.is_cuda for t in tensors), solver_args=solver_args)
+        if map_ is not None:
+            call = ArrayCall(self.core, dtype, objective, map_)
+            return solve(call, tensors), call
+        call = HostCall(self.core, dtype, objective, solver_args, self._last if warm_start else None)
+        outputs = solve(call, tensors)
+        if warm_start:
+            self._last = call.point
+        return outputs, call
+
+    def plan(self, device: torch.device | str = "cpu"):
+        """Which solver was chosen and why, and why not the others, for tensors on this device; prints as a table.
+
+        For a GPU it also says in which form the native solver runs there, for inputs in float64.
+        """
+        device = torch.device(device)
+        plan = self.core.maps.plan_for(device.type == "cuda")
+        map_ = self.core.maps.arrays(True) if device.type == "cuda" else None
+        return plan if map_ is None else plan.explained(map_.form_on(device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": None}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}{self.core!r}"
+
+
+class CvxpyLayer(_ConvexLayer):
     """A parametrized convex program as a differentiable module: parameters in, optimal variables out.
 
     The problem is canonicalized once. A call solves one problem, or a batch of them, and is differentiable to any
@@ -101,79 +169,91 @@ class CvxpyLayer(torch.nn.Module):
         smoothing: float = SMOOTHING,
         on_failure: Literal["raise", "nan"] = "raise",
     ) -> None:
-        super().__init__()
-        settings = dict(solver_args or {})
-        if verbose:
-            settings.setdefault("verbose", True)
-        self.core = Layer.of(
+        core = Layer.of(
             problem,
             parameters,
             variables,
             gp=gp,
             solver=solver,
-            solver_args=settings,
+            solver_args={"verbose": True, **(solver_args or {})} if verbose else solver_args,
             gradient=gradient,
             smoothing=smoothing,
             on_failure=on_failure,
         )
-        self._last: Point | None = None
+        super().__init__(core)
 
-    @_uncompiled
-    def forward(
-        self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False
-    ) -> tuple[torch.Tensor, ...]:
-        """Optimal variables for parameters of shape (*batch, *shape), batch dimensions broadcast.
 
-        Tensors, NumPy arrays and Python numbers are taken. The result has the dtype and device of the inputs; the
-        solve itself is in float64. On a GPU the native solver works on the tensors where they are, unless another one
-        is asked for; with ``on_failure="nan"`` nothing then waits for the device, while "raise" reads the statuses. The
-        second call of a shape waits once: there the work is recorded as CUDA graphs (`cvxlayers.array.graphs`).
-        ``warm_start`` starts from the solution of the previous call.
+class ConeLayer(_ConvexLayer):
+    """A cone program as a differentiable module: its matrices in, its solution out.
 
-        Raises
-        ------
-        ShapeError
-            A parameter's shape, device or the number of parameters is wrong.
-        SolverError
-            An element has no solution, unless ``on_failure="nan"``.
-        """
-        return self._solve(params, solver_args, warm_start, objective=False)[0]
+    minimize (1/2) x'Px + q'x subject to Ax + s = b, s in K, for the parameters P (n, n), q (n,), A (m, n), b (m,), each
+    with batch dimensions in front or without. A call returns x (n,), the dual variable z (m,) in K*, and the slack
+    s (m,). P enters as (P + P')/2, which has to be positive semidefinite. Batches, dtypes, devices, derivatives and
+    errors are as with `CvxpyLayer`.
 
-    @_uncompiled
-    def solve(self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False) -> Result:
-        """As a call, with the optimal value, status, residuals, iterations and the derivative's certificate."""
-        outputs, call = self._solve(params, solver_args, warm_start, objective=True)
-        status, residuals, iterations = call.report(outputs[-1])
-        names = tuple(output.name for output in self.core.form.outputs)
-        return Result(outputs[:-1], outputs[-1], status, residuals, iterations, names, call.certify)
+    Parameters
+    ----------
+    n : int
+        The number of variables.
+    cone : Cone, or a sequence of cones
+        K, its blocks in the order `Zero`, `Nonnegative`, `SecondOrder`, `PositiveSemidefinite`, `Exponential`, `Power`
+        of `cvxlayers.sets`: m is the sum of their sizes. `Zero` rows are equalities, `Nonnegative` rows Ax <= b.
+    quadratic : bool
+        Whether there is a P; without it the call takes q, A and b.
+    solver, solver_args, gradient, smoothing, on_failure
+        As with `CvxpyLayer`.
 
-    def _solve(self, params, solver_args, warm_start, objective):
-        tensors, dtype = _tensors(params, [p.name for p in self.core.form.parameters])
-        map_ = self.core.maps.arrays(any(t.is_cuda for t in tensors), solver_args=solver_args)
-        if map_ is not None:
-            call = ArrayCall(self.core, dtype, objective, map_)
-            return solve(call, tensors), call
-        call = HostCall(self.core, dtype, objective, solver_args, self._last if warm_start else None)
-        outputs = solve(call, tensors)
-        if warm_start:
-            self._last = call.point
-        return outputs, call
+    Raises
+    ------
+    ProblemError
+        The cone is none that solvers take, or n is no positive integer.
+    SettingsError
+        A setting is unknown, or the solver cannot solve such programs.
 
-    def plan(self, device: torch.device | str = "cpu"):
-        """Which solver was chosen and why, and why not the others, for tensors on this device; prints as a table.
+    Examples
+    --------
+    The distance from a point to the halfspace x_1 + x_2 <= 1 shrinks as the halfspace grows:
 
-        For a GPU it also says in which form the native solver runs there, for inputs in float64.
-        """
-        device = torch.device(device)
-        plan = self.core.maps.plan_for(device.type == "cuda")
-        map_ = self.core.maps.arrays(True) if device.type == "cuda" else None
-        return plan if map_ is None else plan.explained(map_.form_on(device))
+    >>> import torch
+    >>> from cvxlayers.sets import Nonnegative
+    >>> layer = ConeLayer(2, Nonnegative(1))
+    >>> P, A = torch.eye(2, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
+    >>> b = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    >>> x, z, s = layer(P, -torch.tensor([2.0, 1.0], dtype=torch.float64), A, b)
+    >>> x.detach().round(decimals=6).tolist(), z.detach().round(decimals=6).tolist()
+    ([1.0, 0.0], [1.0])
+    >>> torch.autograd.grad(z.sum(), b)[0].round(decimals=6).tolist()
+    [-0.5]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None}
+    References
+    ----------
+    Agrawal, Barratt, Boyd, Busseti and Moursi, "Differentiating through a cone program", Journal of Applied and
+    Numerical Optimization 1 (2), 2019, doi 10.23952/jano.1.2019.2.02.
+    """
 
-    def __repr__(self) -> str:
-        return f"CvxpyLayer{self.core!r}"
+    def __init__(
+        self,
+        n: int,
+        cone: Cone | Iterable[Cone],
+        solver: Any = None,
+        solver_args: Mapping[str, Any] | None = None,
+        *,
+        quadratic: bool = True,
+        gradient: Literal["exact", "smoothed"] = "exact",
+        smoothing: float = SMOOTHING,
+        on_failure: Literal["raise", "nan"] = "raise",
+    ) -> None:
+        form = of_matrices(n, cone, quadratic)
+        super().__init__(
+            Layer(
+                form,
+                solver=solver,
+                solver_args=solver_args,
+                gradient=gradient,
+                smoothing=smoothing,
+                on_failure=on_failure,
+            )
+        )
 
 
 def _tensors(params: Sequence[Any], names: Sequence[str]) -> tuple[list[torch.Tensor], torch.dtype]:
