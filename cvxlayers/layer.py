@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import cvxpy as cp
 
 SMOOTHING = 1e-4
-ARRAY_LIMIT = 4000  # variables plus constraints up to which an accelerator is given dense matrices unasked
 
 
 class Layer:

@@ -89,15 +89,17 @@ class _ConvexLayer:
     def plan(self):
         """Which solver was chosen and why, and why not the others; prints as a table.
 
-        On an accelerator it also says in which form the native solver runs there, for inputs in float64; on the CPU,
+        Where the native solver is part of the compiled program it also says in which form and precision it runs; else
         how a program that JAX compiles reaches the solver.
         """
         core, accelerator = self.core, jax.default_backend() != "cpu"
         plan = core.maps.plan_for(accelerator)
-        map_ = core.maps.arrays(True) if accelerator else None
+        map_ = core.maps.arrays(accelerator, asked=True)
+        if map_ is not None and work_dtype() != np.float64:
+            return plan.explained("by array operations, compiled by XLA, in float32: jax_enable_x64 is off")
         if map_ is not None:
             return plan.explained(map_.form_on(jax.local_devices()[0]))
-        if core.maps.arrays(accelerator, asked=True) is not None or not core.form.parameters:
+        if not core.form.parameters:
             return plan
         way = "called without Python" if _kernels(core) is not None else "by a callback to Python"
         return plan.explained(f"under jit {way}")
@@ -122,7 +124,8 @@ class CvxpyLayer(_ConvexLayer):
     of a model. Arguments and errors are those of `cvxlayers.torch.CvxpyLayer`. ``on_failure="raise"`` acts in eager
     code; under ``jit`` an element without a solution is NaN, with a zero gradient.
 
-    Without JAX's ``jax_enable_x64`` the arrays are float32; the solve itself is always in float64.
+    Without JAX's ``jax_enable_x64`` the arrays are float32. So is the work of the native solver where it is part of the
+    compiled program (``solver="native"``, and accelerators); every other solver works in float64.
 
     Examples
     --------
