@@ -214,6 +214,7 @@ class Layer:
             data, blocks = self.reduction.reduce(vectors, batch)
         if isinstance(self.reduction, Elimination):
             x, z, s = x[:, self.reduction.kept], z[:, self.reduction.rows], s[:, self.reduction.rows]
+        x, z, s = (np.ascontiguousarray(v, np.float64) for v in (x, z, s))
         found = ConicSolution(x, z, s, status.reshape(batch), iterations.reshape(batch))
         return Point(self.reduction, batch, vectors, data, blocks, found)
 
@@ -297,6 +298,8 @@ class Layer:
         z, s = (np.broadcast_to(v, (*system, m)).reshape((batch, m)) for v in (z, s))
         if point is not None and point.batch == batch:
             wx, wz = self.maps.own.linear_solve(point, gx, gz)[:2]
+            if point.failed is not None:
+                wx, wz = (np.where(point.failed[:, None], 0.0, w) for w in (wx, wz))
         else:
             P, A = (
                 v if v.ndim == 1 else np.broadcast_to(v, (*system, v.shape[-1])).reshape((batch, v.shape[-1]))
@@ -338,17 +341,17 @@ class _Reader:
         object.__setattr__(self, "size", int(np.prod(self.output.shape, dtype=int)))
 
     def __call__(self, point: Point) -> np.ndarray:
-        source = self.output.source
-        if self.reduced is not None:
-            values = self.reduced([getattr(point.solution, source)])
-        else:
-            values = self.output.map([getattr(point, source)])
+        read = point if self.reduced is None else point.solution
+        source, map_ = getattr(read, self.output.source), self.reduced or self.output.map
+        values = map_([source])
         if values.ndim == 1:
             values = np.tile(values, (point.batch, 1))
         if self.output.transform == "exp":
             values = np.exp(values)
         if point.failed is not None:
             values = np.where(point.failed[:, None], np.nan, values)
+        elif np.may_share_memory(values, source):  # the caller may write on an output, derivatives need the solution
+            values = values.copy()
         return to_complex(values) if self.output.complex else values
 
     def transpose(self, point: Point, cotangent: np.ndarray) -> np.ndarray:

@@ -7,11 +7,12 @@ compile them themselves; only the conic solve between them has a derivative of o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from cvxlayers.array import cholesky, constant, namespace
+from cvxlayers.array import cholesky, constant, implicit, namespace
 from cvxlayers.canonical.form import AffineSolverAffine, Parameter
 from cvxlayers.conic.array_affine import Affine
 from cvxlayers.conic.differential import Differential
@@ -53,10 +54,16 @@ class LiftRecover:
         return out
 
     def lift(self, values: Sequence[Array], batch_ndim: int) -> tuple[Array, ...]:
-        """Parameter values to P (upper triangle), q, A, b and r."""
+        """Parameter values to P (upper triangle), q, A, b and r.
+
+        NaN, and infinity where no solution has it, is zero: such an element failed, and zero stays zero in products.
+        """
         d = self.differential
         vectors = self.vectors(values, batch_ndim)
-        return tuple(m(vectors) for m in (d.P, d.q, d.A, d.b, d.r))
+        P, q, A, b, r = (m(vectors) for m in (d.P, d.q, d.A, d.b, d.r))
+        xp = namespace(P)
+        P, q, A, r = (xp.where(xp.isfinite(v), v, 0.0) for v in (P, q, A, r))
+        return P, q, A, xp.where(xp.isnan(b), 0.0, b), r
 
     def recover(self, data: tuple[Array, ...], x: Array, z: Array) -> tuple[Array, ...]:
         """(P, q, A, b, r), x (*batch, n) and z (*batch, m) to the outputs, and the optimal value last."""
@@ -77,8 +84,24 @@ class LiftRecover:
                 results.append(pairs[..., 0] + 1j * pairs[..., 1])
             else:
                 results.append(xp.reshape(values, (*batch, *output.shape)))
-        value = self.form.sense * self.differential.value(P, q, r, x)
+        arguments = (xp.reshape(v, (*(1,) * (x.ndim - v.ndim), *v.shape)) for v in (*data, x, z))
+        value = self.form.sense * implicit(OptimalValue(self.differential), *arguments)[0]
         return (*results, xp.exp(value) if self.form.transform == "exp" else value)
+
+
+@dataclass(frozen=True)
+class OptimalValue:
+    """(1/2) x'Px + q'x + r as a rule of `implicit`: at a solution it moves as the Lagrangian does at fixed x and z."""
+
+    differential: Differential
+
+    def forward(self, P: Array, q: Array, A: Array, b: Array, r: Array, x: Array, z: Array) -> tuple[Array]:
+        return (self.differential.value(P, q, r, x),)
+
+    def tangent(self, outputs: Sequence[Array], args: Sequence[Array], tangents: Sequence[Array]) -> Array:
+        x, z = args[5:]
+        dP, dq, dA, db, dr = tangents[:5]
+        return self.differential.value(dP, dq, dr, x) + (z * (self.differential.A_times(dA, x) - db)).sum(-1)
 
 
 def outside(parameter: Parameter, vector: Array) -> Array | None:

@@ -56,7 +56,7 @@ def judge(
     if invalid is not None:
         solution = replace(solution, status=np.where(invalid, Status.INVALID_INPUT, solution.status))
     if absent is not None:
-        solution = replace(solution, s=np.where(absent, 1.0, solution.s), z=np.where(absent, 0.0, solution.z))
+        solution = without(solution, absent)
     judged = Judge.of(program)(data, solution, tol)
     return judged if absent is None else restore(judged, absent)
 
@@ -90,6 +90,12 @@ def screen(program, data):
         finite = np.isfinite(values)
         valid &= finite.reshape(data.batch, -1).all(-1) if values.ndim > own else finite.all()
     return data, None if valid.all() else ~valid, absent if absent.any() else None
+
+
+def without(solution: ConicSolution, absent: np.ndarray) -> ConicSolution:
+    """What the rows 0'x + s = 1 of absent constraints make of a solution; of a ray 0'x + s = 0."""
+    slack = np.where(solution.status == Status.UNBOUNDED, 0.0, 1.0)[:, None]
+    return replace(solution, s=np.where(absent, slack, solution.s), z=np.where(absent, 0.0, solution.z))
 
 
 def restore(solution: ConicSolution, absent: np.ndarray) -> ConicSolution:

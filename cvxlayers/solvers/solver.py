@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from cvxlayers.conic.program import ConeData, ConeProgram, ConicSolution, DenseData
-from cvxlayers.conic.residuals import Judge, restore, screen
+from cvxlayers.conic.residuals import Judge, restore, screen, without
 from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.pool import available_cpus, run
 from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
@@ -169,8 +169,7 @@ class Prepared(ABC):
         elif size:
             self._run(data, elements, size, warm, solution, threads or self.solver.threads)
         if absent is not None:
-            np.copyto(solution.z, 0.0, where=absent)
-            np.copyto(solution.s, 1.0, where=absent)
+            solution = without(solution, absent)
         judged = self._judge(data, solution, self.solver.tol)
         return judged if absent is None else restore(judged, absent)
 

@@ -12,6 +12,7 @@ import torch
 
 from cvxlayers.array_map import ArrayMap, ArrayPoint
 from cvxlayers.conic.kkt import Certificate
+from cvxlayers.errors import CvxlayersError
 from cvxlayers.layer import Layer, failure
 from cvxlayers.solution_map import Point
 from cvxlayers.status import Status
@@ -218,6 +219,11 @@ class ArrayCall(Call):
 
     def certify(self) -> Certificate:
         """Found on the host, of the derivative of the sum of all outputs: what asks for it wants to see numbers."""
+        if [_identity(t) for t in self._given] != self._key:
+            raise CvxlayersError(
+                "the parameters were changed in place after the solve: ask for the certificate before, or hand clones "
+                "to the layer."
+            )
         values = [_numpy(t) for t in self._given]
         point = self.point
         solution = [_numpy(v) for v in (point.x, point.z, point.s)]

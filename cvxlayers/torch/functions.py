@@ -8,6 +8,7 @@ derivative. The derivative of each is written in terms of both, so every order w
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,15 +17,27 @@ from torch.autograd import Function, forward_ad
 from torch.func import vjp
 
 from cvxlayers.array.torch import outer_forward_mode
+from cvxlayers.errors import CvxlayersError
 from cvxlayers.torch.calls import Call
 
 
 def solve(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """The outputs, and the optimal value last if the call asks for it."""
+    if _traced():
+        raise CvxlayersError(
+            "torch.fx, and so make_fx and torch.func.linearize, cannot trace a layer, whose solution would be a "
+            "constant. Take torch.func.jvp or torch.func.vjp; torch.compile runs a layer as it is."
+        )
     if not tensors:
         return call.outputs(())
     function = _Layer if torch._C._are_functorch_transforms_active() else _EagerLayer
     return function.apply(call, *tensors)
+
+
+def _traced() -> bool:
+    """Whether tensor operations are being recorded to be run again without Python."""
+    tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")
+    return tracer is not None and tracer.get_proxy_mode() is not None
 
 
 class _Function(Function):
@@ -48,7 +61,7 @@ class _Layer(_Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None):
         call, tensors = ctx.call, ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():  # recorded, or vmapped
             return (None, *_pull(call, tensors, cotangents, _recover))
         wanted = [i for i in range(len(tensors)) if ctx.needs_input_grad[i + 1]]
         if all(g is None for g in cotangents):

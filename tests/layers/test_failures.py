@@ -17,6 +17,7 @@ import cvxlayers
 import cvxlayers.jax
 import cvxlayers.torch
 from cvxlayers import SolverError, Status
+from cvxlayers.solvers import Native
 
 NAN = float("nan")
 
@@ -116,6 +117,50 @@ def test_a_shared_parameter_gets_the_gradient_of_the_others():
     layer(low[good], alone[0] + 0.5, p[good], alone[1])[0].square().sum().backward()
     for a, b in zip(shared, alone, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("solver", [None, "CLARABEL", Native(compiled=False)])
+def test_nan_in_one_element_stays_out_of_every_derivative_of_shared_parameters(solver):
+    x, A, b, w = cp.Variable(3), cp.Parameter((4, 3)), cp.Parameter(4), cp.Parameter(nonneg=True)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b) + w * cp.norm1(x)))
+    rng = np.random.default_rng(0)
+    good = rng.normal(size=(2, 4, 3))
+    spoiled = np.insert(good, 1, NAN, axis=0)
+    b_value, w_value, direction = rng.normal(size=4), 0.1, rng.normal(size=4)
+    layer = cvxlayers.torch.CvxpyLayer(problem, [A, b, w], [x], solver=solver, on_failure="nan")
+
+    def facts(A):
+        A, w, v, h = (torch.tensor(v) for v in (A, w_value, b_value, direction))
+
+        def loss(b):
+            return layer(A, b, w)[0].pow(2).nansum()
+
+        leaf = v.clone().requires_grad_()
+        (recorded,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+        (twice,) = torch.autograd.grad(recorded @ h, leaf)
+        forward = torch.func.jvp(lambda b: layer(A, b, w)[0], (v,), (h,))[1]
+        return recorded.detach(), twice, torch.func.grad(loss)(v), torch.func.hessian(loss)(v), forward
+
+    *found, forward = facts(spoiled)
+    *expected, alone = facts(good)
+    for a, e in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(forward[[0, 2]], alone, rtol=1e-9, atol=1e-9)
+    assert not forward[1].any()
+    jax_layer = cvxlayers.jax.CvxpyLayer(problem, [A, b, w], [x], solver=solver, on_failure="nan")
+    for A_value in (spoiled, good):
+        second = jax.hessian(lambda b, A=A_value: jnp.nansum(jax_layer(A, b, w_value)[0] ** 2))(jnp.asarray(b_value))
+        np.testing.assert_allclose(second, expected[-1], rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bound", [np.inf, 1e30, 1e20])
+@pytest.mark.parametrize("solver", [None, "NATIVE", "CLARABEL", "DAQP", "SCS", Native(compiled=False)])
+def test_unbounded_where_a_constraint_is_absent(solver, bound):
+    x, high = cp.Variable(), cp.Parameter()
+    problem = cp.Problem(cp.Minimize(-x), [x >= 0, x <= high])
+    layer = cvxlayers.torch.CvxpyLayer(problem, [high], [x], solver=solver, on_failure="nan")
+    result = layer.solve(torch.tensor([bound, 2.0], dtype=torch.float64))
+    assert result.status.tolist() == [Status.UNBOUNDED, Status.SOLVED]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,7 +12,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
 import cvxlayers.jax
 import cvxlayers.torch
-from cvxlayers import SettingsError, ShapeError, SolverError, Status
+from cvxlayers import CvxlayersError, SettingsError, ShapeError, SolverError, Status
 from cvxlayers.array.scatter import Constant
 from cvxlayers.conic import array_kkt
 from cvxlayers.solvers.interior_point import Native, dispatch, method
@@ -242,6 +242,25 @@ def test_certificates(name):
     assert found.residual.shape == (1,) and found.residual.max() < 1e-8
     assert found.unique.tolist() == expected.unique.tolist()
     close(found.margin, expected.margin, 1e-3)
+
+
+@pytest.mark.parametrize("library", [cvxlayers.torch, cvxlayers.jax])
+def test_certificates_of_a_batch(library):
+    x, c, h = cp.Variable(2), cp.Parameter(2), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x) + c @ x), [x <= h])
+    made = library.CvxpyLayer(problem, [c, h], [x], solver=ARRAYS)
+    values = np.array([[1.0, -2.0], [-3.0, -3.0], [0.0, 5.0]]), np.ones(2)
+    found = made.solve(*map(torch.from_numpy if library is cvxlayers.torch else jnp.asarray, values)).certificate
+    assert found.residual.shape == (3,) and found.residual.max() < 1e-8 and found.unique.all()
+
+
+def test_no_certificate_of_what_was_changed_in_place():
+    v = torch.tensor([0.2, 0.9, -1.0], dtype=torch.float64)
+    result = projection(cvxlayers.torch).solve(v)
+    assert result.certificate.unique.all()
+    v += 1.0
+    with pytest.raises(CvxlayersError, match="changed in place"):
+        _ = result.certificate
 
 
 def test_the_choice():

@@ -17,7 +17,10 @@ import torch
 import torch.autograd.forward_ad as fwAD
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
+import cvxlayers
 from cvxlayers.conic.kkt import DenseKKT
+from cvxlayers.errors import CvxlayersError
+from cvxlayers.solvers import Native
 from cvxlayers.torch import CvxpyLayer
 from tests.layers import problems
 from tests.layers.facts import TIGHT, close, function, reverse_jacobian, vector
@@ -233,6 +236,43 @@ def test_changing_an_output_in_place_does_not_change_the_gradient():
         x.zero_()
     y.sum().backward()
     close(p.grad, [2, 2, 2], 1e-7)
+
+
+@pytest.mark.parametrize("solver", [None, "native", "CLARABEL"])
+def test_an_output_may_be_changed_in_place(solver):
+    """An output that is the solution itself, too: derivatives have their own."""
+    x, c, G, h = cp.Variable(2), cp.Parameter(2), cp.Parameter((4, 2)), cp.Parameter(4)
+    problem = cp.Problem(cp.Minimize(c @ x), [G @ x <= h])
+    layer = CvxpyLayer(problem, [c, G, h], [x], solver=solver)
+    box = torch.cat([torch.eye(2), -torch.eye(2)]).double()
+    given = [torch.tensor([1.0, -2.0]).double(), box + 0.1, torch.ones(4).double()]
+    given = [v.requires_grad_() for v in given]
+    expected = torch.autograd.grad(2 * layer(*given)[0].sum(), given)
+    (x,) = layer(*given)
+    found = torch.autograd.grad(x.mul_(2.0).sum(), given)
+    for a, b in zip(found, expected, strict=True):
+        close(a, b, 1e-12)
+    result = cvxlayers.solve(problem, parameters={p: v.detach().numpy() for p, v in zip((c, G, h), given, strict=True)})
+    kept, variable = result[problem.variables()[0]], problem.variables()[0]
+    expected = result.vjp({variable: np.ones(2)})[G]
+    kept *= 0.0
+    close(result.vjp({variable: np.ones(2)})[G], expected, 1e-14)
+
+
+@pytest.mark.parametrize("solver", [None, Native(compiled=False)])
+def test_a_vmapped_backward_pass(solver):
+    x, p = cp.Variable(3), cp.Parameter(3)
+    layer = CvxpyLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0, cp.sum(x) == 1]), [p], [x], solver)
+    v = torch.tensor([0.2, 0.4, 0.9], dtype=torch.float64, requires_grad=True)
+    (y,) = layer(v)
+    found = vmap(lambda g: torch.autograd.grad(y, v, g, retain_graph=True)[0])(torch.eye(3, dtype=torch.float64))
+    close(found, np.eye(3) - 1 / 3, 1e-7)
+
+
+def test_tracing_is_refused():
+    layer, v = box(), torch.tensor([0.5, 0.25, 0.2], dtype=torch.float64)
+    with pytest.raises(CvxlayersError, match=r"Take torch\.func\.jvp"):
+        torch.func.linearize(lambda p: layer(p)[0], v)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # of the compiler itself
