@@ -14,11 +14,13 @@ import json
 import os
 import statistics
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import problems
 import report
+import run
 
 RESULTS = Path(__file__).resolve().parent / "results" / "cone_sizes.json"
 BATCH, RUNS = 2, 5
@@ -142,8 +144,19 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--render", action="store_true", help="write the table from the stored results")
     if not arguments.parse_args().render:
-        RESULTS.write_text(json.dumps({"date": time.strftime("%Y-%m-%d"), "entries": measure()}, indent=1) + "\n")
-    report.replace({"cone-sizes": table(json.loads(RESULTS.read_text())["entries"])})
+        found = {"machine": run.machine(1), "versions": versions(), "entries": measure()}
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    found = json.loads(RESULTS.read_text())
+    report.replace({"cone-sizes-machine": about(found), "cone-sizes": table(found["entries"])})
+
+
+def versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("clarabel", "cvxpy", "numba", "torch")}
+
+
+def about(found: dict) -> str:
+    of, packages = found["machine"], "; ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return f"Measured on {of['date']}: {of['cpu']}, {of['system']}, Python {of['python']}. Versions: {packages}."
 
 
 if __name__ == "__main__":
