@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 jax.tree_util.register_pytree_node(
     Result,
-    lambda r: ((r.variables, r.objective, r.status, r.residuals, r.iterations), r.names),
-    lambda names, arrays: Result(*arrays, names),
+    lambda r: ((r.variables, r.objective, r.status, r.residuals, r.iterations), (r.names, r.ids)),
+    lambda known, arrays: Result(*arrays, *known),
 )
 
 
@@ -73,16 +73,15 @@ class CvxpyLayer:
         smoothing: float = SMOOTHING,
         on_failure: Literal["raise", "nan"] = "raise",
     ) -> None:
-        settings = dict(solver_args or {})
-        if verbose:
-            settings.setdefault("verbose", True)
         self.core = Layer.of(
             problem,
             parameters,
             variables,
             gp=gp,
             solver=solver,
-            solver_args=settings,
+            solver_args=solver_args,
+            verbose=verbose,
+            canon_backend=canon_backend,
             gradient=gradient,
             smoothing=smoothing,
             on_failure=on_failure,
@@ -129,7 +128,8 @@ class CvxpyLayer:
             status,
             residuals,
             iterations,
-            tuple(output.name for output in core.form.outputs),
+            core.form.names,
+            core.form.ids,
             certify,
         )
 

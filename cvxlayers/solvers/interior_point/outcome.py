@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from cvxlayers.status import summary
+
 Array = Any
 
 
@@ -21,3 +23,6 @@ class Outcome(NamedTuple):
     status: Array
     iterations: Array
     residuals: Array
+
+    def __repr__(self) -> str:
+        return f"Outcome(batch {tuple(self.status.shape)}: {summary(self.status, self.residuals)})"
