@@ -48,6 +48,10 @@ def _check_convex(problem: cp.Problem) -> None:
     if not problem.is_dcp():
         culprit = _problem_culprit(problem, lambda e: e.is_dcp(), lambda c: c.is_dcp(), problem.objective.is_dcp())
         advice = "Rewrite it with convex atoms (see the DCP rules of CVXPY)."
+        if isinstance(culprit, QuadForm) and culprit.args[1].parameters():
+            advice = (
+                "Declare the parameter PSD=True, or NSD=True for a concave form: symmetric=True does not say enough."
+            )
         if problem.is_dgp():
             advice = "The problem is a geometric program: pass gp=True."
         elif problem.is_dqcp():

@@ -181,14 +181,14 @@ def _against(program: ConeProgram, name: str, settings: Mapping[str, Any]) -> st
     """What keeps a solver from being used, or None."""
     kind = solver_class(name)
     missing = kind.capabilities.missing(program)
-    if missing == (QUADRATIC,):
-        return "on request only: the objective has to be rewritten with cones"
-    if missing:
+    if missing and missing != (QUADRATIC,):
         return "lacks " + " and ".join(missing)
     own = {f.name for f in fields(kind)}
     unknown = [setting for setting in translate(kind, settings) if setting not in own]
     if unknown:
         return "has no setting " + " or ".join(f"'{setting}'" for setting in unknown)
+    if missing:
+        return "on request only: the objective has to be rewritten with cones"
     if not kind.is_available():
         return f"is not installed (pip install {kind.package})"
     return None

@@ -35,6 +35,9 @@ class Fallback(Solver):
         object.__setattr__(self, "name", f"{self.first.name}, then {self.second.name}")
         object.__setattr__(self, "capabilities", self.first.capabilities)
 
+    def __repr__(self) -> str:
+        return f"Fallback(first={self.first!r}, second={self.second!r})"
+
     @property
     def kernel(self) -> ActiveSet | None:
         return self.first.kernel

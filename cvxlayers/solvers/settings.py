@@ -102,12 +102,21 @@ def as_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     return dict(settings or {})
 
 
+# What callers look for among the settings, and where it is.
+_ELSEWHERE = {
+    "warm_start": "It is an argument of the call: layer(values, warm_start=True).",
+    "raise_on_error": "It is an argument of the layer: on_failure='nan' goes on where an element has no solution.",
+}
+
+
 def did_you_mean(name: str, allowed: Iterable[str], cutoff: float = 0.5) -> str:
     """' Did you mean ...?' with the allowed name that means the same or is the closest, or nothing.
 
     >>> did_you_mean("max_itr", ["tol", "max_iter"]) + did_you_mean("eps", ["tol", "max_iter"])
     " Did you mean 'max_iter'? Did you mean 'tol'?"
     """
+    if name in _ELSEWHERE:
+        return f" {_ELSEWHERE[name]}"
     allowed = list(allowed)
     close = [name] if name in OURS else difflib.get_close_matches(name, allowed, n=1, cutoff=cutoff)
     found = [OURS.get(other, other) for other in close]

@@ -107,6 +107,8 @@ def test_a_setting_that_no_solver_has():
     program = dense_program(CONES["linear"], 5)
     with pytest.raises(SettingsError, match="no solver has a setting 'max_itr'. Did you mean 'max_iter'.*All have tol"):
         choose(program, settings={"max_itr": 1})
+    with pytest.raises(SettingsError, match="'warm_start'. It is an argument of the call"):
+        choose(program, settings={"warm_start": True})
     with pytest.raises(SettingsError, match="'tolerance'. Did you mean 'tol'"):
         choose(program, settings={"tolerance": 1})
 
