@@ -39,8 +39,9 @@ def sections() -> Iterable[tuple[str, str, list[tuple[str, object]]]]:
 def first_sentence(thing: object) -> str:
     """Up to the first full stop that ends a sentence, or the first empty line; its own docstring only."""
     paragraph = inspect.cleandoc(getattr(thing, "__doc__", None) or "").split("\n\n")[0]
-    line = re.split(r"(?<!\.)\.\s+(?=[A-Z`])", " ".join(paragraph.split()))[0].rstrip(".")
-    return f"{line}." if line else ""
+    line = re.split(r"(?<!\.)\.\s+(?=[A-Z`])", " ".join(paragraph.split()))[0]
+    line = re.sub(r"(?<!\.)[.:]$", "", line)  # a formula may follow; an ellipsis stays
+    return line if not line or line.endswith("...") else f"{line}."
 
 
 def signature(thing: object) -> str:
