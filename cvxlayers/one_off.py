@@ -58,7 +58,7 @@ class _Session:
         for variable, cotangent in _mapping(cotangents, "cotangents", "variables", self.variables).items():
             at = self.position.get(getattr(variable, "id", None))
             if at is None:
-                raise ProblemError(f"{variable} is not a variable or a dual variable of the problem that was solved.")
+                raise _unknown(variable, "variable or dual variable", self.variables)
             shape = (*self.batch_shape, *self.layer.form.outputs[at].shape)
             given[at] = _broadcast(cotangent, shape, f"the cotangent of {variable}")
         value = None if objective is None else np.broadcast_to(np.asarray(objective, float), self.batch_shape)
@@ -73,7 +73,7 @@ class _Session:
         for parameter, tangent in _mapping(tangents, "tangents", "parameters", self.parameters).items():
             i = index.get(getattr(parameter, "id", None))
             if i is None:
-                raise ProblemError(f"{parameter} is not a parameter of the problem that was solved.")
+                raise _unknown(parameter, "parameter", self.parameters)
             given[i] = _broadcast(tangent, self.shapes[i], f"the tangent of {parameter}")
         outputs, value, self._certificate = self.layer.jvp(self.point, given, self.batch_shape)
         return dict(zip(self.variables, outputs, strict=True)), value.reshape(self.batch_shape)
@@ -136,8 +136,7 @@ def solve(
     given = _mapping({} if parameters is None else parameters, "parameters", "parameters", owned)
     for parameter in given:
         if not any(parameter is own for own in owned):
-            hint = " Use the cvxpy.Parameter object in place of its name." if isinstance(parameter, str) else ""
-            raise ProblemError(f"{parameter!r} is not a parameter of the problem; they are {_named(owned)}.{hint}")
+            raise _unknown(parameter, "parameter", owned)
     values = [_value(p, given[p]) if p in given else current_values([p])[0] for p in owned]
     layer = Layer.of(
         problem,
@@ -191,6 +190,11 @@ def _mapping(given: Any, name: str, kind: str, known: Sequence[Any]) -> Mapping[
             f"{{{known[0].name() if known else 'x'}: value}}; got {type(given).__name__}."
         )
     return given
+
+
+def _unknown(key: Any, kind: str, known: Sequence[Any]) -> ProblemError:
+    hint = f" Use the CVXPY object in place of its name {key!r}." if isinstance(key, str) else ""
+    return ProblemError(f"{key} is not a {kind} of the problem; these are: {_named(known)}.{hint}")
 
 
 def _named(leaves: Sequence[Any]) -> str:

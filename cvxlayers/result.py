@@ -71,5 +71,6 @@ class Result:
         return iter(self.variables)
 
     def __repr__(self) -> str:
-        batch = f", batch {tuple(self.status.shape)}" if self.status.shape else ""
+        shape = tuple(getattr(self.status, "shape", ()))
+        batch = f", batch {shape}" if shape else ""
         return f"{type(self).__name__}({', '.join(self.names)}{batch}: {summary(self.status, self.residuals)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -67,12 +68,12 @@ class AffineSolverAffine:
     sense: int = 1
     transform: Literal["identity", "exp"] = "identity"
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the outputs."""
         return tuple(output.name for output in self.outputs)
 
-    @property
+    @cached_property
     def ids(self) -> tuple[int, ...]:
         """The ids of the CVXPY objects that the outputs are the values of."""
         return tuple(output.id for output in self.outputs)

@@ -187,10 +187,10 @@ def _against(program: ConeProgram, name: str, settings: Mapping[str, Any]) -> st
     unknown = [setting for setting in translate(kind, settings) if setting not in own]
     if unknown:
         return "has no setting " + " or ".join(f"'{setting}'" for setting in unknown)
-    if missing:
-        return "on request only: the objective has to be rewritten with cones"
     if not kind.is_available():
         return f"is not installed (pip install {kind.package})"
+    if missing:
+        return "on request only: the objective has to be rewritten with cones"
     return None
 
 

@@ -94,7 +94,8 @@ def solver_setting() -> Any:
 
 def as_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a caller gave as ``solver_args``, as a new dict; SettingsError for what is no mapping."""
-    if settings is not None and not isinstance(settings, Mapping):
+    known = settings is None or (isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings))
+    if not known:
         raise SettingsError(
             "'solver_args' should be a mapping from names of settings to values, such as {'tol': 1e-9}; "
             f"got {settings!r}."

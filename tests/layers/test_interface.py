@@ -346,9 +346,7 @@ def test_what_solve_refuses():
         cvxlayers.solve(problem, solver_args={"tol": 1e-9})
     with pytest.raises(ShapeError, match=r"'parameters' should be a mapping .*parameters \(p\).*got list"):
         cvxlayers.solve(problem, parameters=[np.ones(2)])
-    with pytest.raises(
-        ProblemError, match="'p' is not a parameter of the problem; they are p. Use the cvxpy.Parameter"
-    ):
+    with pytest.raises(ProblemError, match="p is not a parameter of the problem; these are: p. Use the CVXPY object"):
         cvxlayers.solve(problem, parameters={"p": np.ones(2)})
     for value, kind in ((torch.ones(2, requires_grad=True), "Tensor"), ("ab", "str")):
         with pytest.raises(ShapeError, match=f"parameter 'p' should be a NumPy array .* got {kind} .*detach|convert"):
@@ -356,6 +354,8 @@ def test_what_solve_refuses():
     result = cvxlayers.solve(problem)
     with pytest.raises(ShapeError, match="'cotangents' should be a mapping from the problem's variables.*got ndarray"):
         result.vjp(np.ones(2))
+    with pytest.raises(ProblemError, match="x is not a variable .*; these are: x, .* Use the CVXPY object"):
+        result.vjp({"x": np.ones(2)})
     with pytest.raises(ShapeError, match="'tangents' should be a mapping from the problem's parameters.*got ndarray"):
         result.jvp(np.ones(2))
 

@@ -25,4 +25,5 @@ class Outcome(NamedTuple):
     residuals: Array
 
     def __repr__(self) -> str:
-        return f"Outcome(batch {tuple(self.status.shape)}: {summary(self.status, self.residuals)})"
+        shape = tuple(getattr(self.status, "shape", ()))
+        return f"Outcome({f'batch {shape}: ' if shape else ''}{summary(self.status, self.residuals)})"
