@@ -13,7 +13,7 @@ import numpy as np
 
 from cvxlayers import vectors
 from cvxlayers.array_map import restricted
-from cvxlayers.canonical.form import AffineSolverAffine, Output
+from cvxlayers.canonical.form import AffineSolverAffine, Output, Parameter
 from cvxlayers.conic.affine import AffineMap
 from cvxlayers.conic.elimination import Elimination
 from cvxlayers.conic.kkt import Certificate
@@ -22,7 +22,8 @@ from cvxlayers.errors import ProblemError, SettingsError, ShapeError, SolverErro
 from cvxlayers.maps import Maps, shares_matrices
 from cvxlayers.solution_map import DENSE_LIMIT, Direct, Point, threads_for
 from cvxlayers.solvers.choice import Plan, choose
-from cvxlayers.solvers.registry import takes_quadratics
+from cvxlayers.solvers.registry import without_quadratics
+from cvxlayers.solvers.settings import as_settings
 from cvxlayers.status import Status
 from cvxlayers.vectors import to_complex, to_pairs
 
@@ -66,7 +67,7 @@ class Layer:
         if not smoothing > 0:
             raise SettingsError(f"smoothing should be positive; got {smoothing!r}.")
         self.form, self.on_failure, self.gradient = form, on_failure, gradient
-        self.solver_args = dict(solver_args or {})
+        self.solver_args = as_settings(solver_args)
         self.mu = smoothing if gradient == "smoothed" else 0.0
         self.reduction = _reduction(form)
         self.plan = choose(
@@ -89,24 +90,30 @@ class Layer:
         gp: bool = False,
         solver: Any = None,
         solver_args: Mapping[str, Any] | None = None,
+        verbose: bool = False,
+        canon_backend: str | None = None,
         **options: Any,
     ) -> Layer:
         """The layer of a CVXPY problem; a solver without quadratic objectives gets the problem without one."""
-        from cvxlayers.canonical import build
+        from cvxlayers.canonical import build, check_backend
 
-        quadratic = takes_quadratics(solver, solver_args or {})
+        check_backend(canon_backend)
+        settings = as_settings(solver_args)
+        if verbose:
+            settings.setdefault("verbose", True)
+        lacking = without_quadratics(solver, settings)
         try:
-            form = build(problem, parameters, variables, gp=gp, quadratic=quadratic)
+            form = build(problem, parameters, variables, gp=gp, quadratic=lacking is None)
         except ProblemError as error:
-            if quadratic:
+            if lacking is None:
                 raise
             build(problem, parameters, variables, gp=gp)  # where the problem itself is at fault, this says so
             raise SettingsError(
-                f"solver {solver} lacks quadratic objectives, and the objective '{problem.objective.expr}' cannot be "
+                f"solver {lacking} lacks quadratic objectives, and the objective '{problem.objective.expr}' cannot be "
                 "written without one: take another solver (solver=None chooses), or sum_squares(P_sqrt @ x) in place "
                 "of quad_form(x, P)."
             ) from error
-        return cls(form, solver=solver, solver_args=solver_args, **options)
+        return cls(form, solver=solver, solver_args=settings, **options)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -134,7 +141,8 @@ class Layer:
         parameters = self.form.parameters
         if len(shapes) != len(parameters):
             names = ", ".join(f"'{p.name}'" for p in parameters)
-            raise ShapeError(f"expected {len(parameters)} parameters ({names}); got {len(shapes)}.")
+            kind = "parameter" if len(parameters) == 1 else "parameters"
+            raise ShapeError(f"expected {len(parameters)} {kind}{names and f' ({names})'}; got {len(shapes)}.")
         batch: tuple[int, ...] = ()
         for parameter, shape in zip(parameters, shapes, strict=True):
             k = len(parameter.shape)
@@ -178,7 +186,7 @@ class Layer:
         warm = None if warm_start is None or warm_start.batch != batch else warm_start.solution
         point = map_.solve(self.vectors(values, batch_shape), batch, warm)
         if point.failed is not None and (on_failure or self.on_failure) == "raise":
-            raise failure(point.solution.status.reshape(batch_shape))
+            raise failure(point.solution.status.reshape(batch_shape), self.form.parameters, values)
         return point
 
     def recent_at(self, P: np.ndarray, A: np.ndarray, z: np.ndarray, s: np.ndarray) -> Point | None:
@@ -391,25 +399,44 @@ def _reduction(form: AffineSolverAffine) -> Direct | Elimination:
     return Direct(program, form.lift)
 
 
-def failure(status: np.ndarray) -> SolverError:
-    """The error for the elements of a batch, (*batch), that have no solution."""
-    failed = np.argwhere(status > Status.INACCURATE).tolist()
-    indices = [index[0] if len(index) == 1 else tuple(index) for index in failed]
-    statuses = [Status(int(status[tuple(index)])) for index in failed]
-    members: dict[Status, list] = {}
-    for index, kind in zip(indices, statuses, strict=True):
-        members.setdefault(kind, []).append(index)
+def failure(status: np.ndarray, parameters: Sequence[Parameter], values: Sequence[np.ndarray]) -> SolverError:
+    """The error for the elements of a batch, (*batch), that have no solution with these values of the parameters."""
+    indices = _indices(status > Status.INACCURATE)
+    statuses = [Status(int(status[index])) for index in indices]
     lines = []
-    for kind, where in members.items():
-        at = f" at {', '.join(map(str, where[:8]))}{', ...' if len(where) > 8 else ''}" if status.ndim else ""
-        lines.append(f"{kind.name}{at}: {kind.advice}")
-    count = f"{len(failed)} of {status.size} problems have" if status.ndim else "the problem has"
+    for kind in dict.fromkeys(statuses):
+        at = status == kind
+        advice = kind is Status.INVALID_INPUT and _blame(at, parameters, values) or kind.advice
+        lines.append(f"{kind.name}{_at(at)}: {advice}")
+    count = f"{len(indices)} of {status.size} problems have" if status.ndim else "the problem has"
     return SolverError(
         f"{count} no solution. {'; '.join(lines)}. "
         "With on_failure='nan' such elements are NaN with zero gradients, and the others go on.",
         indices,
         statuses,
     )
+
+
+def _blame(invalid: np.ndarray, parameters: Sequence[Parameter], values: Sequence[np.ndarray]) -> str:
+    """Which parameters break which rule, at these elements (*batch)."""
+    found = []
+    for parameter, value in zip(parameters, values, strict=True):
+        for words, where in vectors.faults(parameter, value, invalid.shape).items():
+            here = where & invalid
+            if here.any():
+                found.append(f"parameter '{parameter.name}' {words}{'' if (here == invalid).all() else _at(here)}")
+    return ", ".join(found)
+
+
+def _indices(mask: np.ndarray) -> list[Any]:
+    found = np.argwhere(mask).tolist()
+    return [index[0] if len(index) == 1 else tuple(index) for index in found]
+
+
+def _at(mask: np.ndarray) -> str:
+    """' at 0, 3' for the elements (*batch) of a mask, and nothing for a problem alone."""
+    where = _indices(mask)
+    return f" at {', '.join(map(str, where[:8]))}{', ...' if len(where) > 8 else ''}" if mask.ndim else ""
 
 
 def _shape(shape: tuple[int, ...]) -> str:

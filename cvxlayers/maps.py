@@ -17,6 +17,7 @@ from cvxlayers.solution_map import Direct, SolutionMap
 from cvxlayers.solvers.choice import Candidate, Plan, choose
 from cvxlayers.solvers.interior_point import Native
 from cvxlayers.solvers.registry import resolve
+from cvxlayers.solvers.settings import as_settings
 from cvxlayers.solvers.solver import Solver
 
 ARRAY_LIMIT = 4000  # variables plus constraints up to which an accelerator is given dense matrices unasked
@@ -57,7 +58,7 @@ class Maps:
         solver = choose(
             self._reduction.program,
             solver=self.plan.requested,
-            settings={**self._settings, **solver_args},
+            settings={**self._settings, **as_settings(solver_args)},
             shared=shares_matrices(self.form),
         ).solver
         found = self._host.get(solver)
@@ -80,7 +81,7 @@ class Maps:
                 self._native_settings[default, asked] = self._native(default, asked, self._settings)
             settings = self._native_settings[default, asked]
         else:
-            settings = self._native(default, asked, {**self._settings, **solver_args})
+            settings = self._native(default, asked, {**self._settings, **as_settings(solver_args)})
         if settings is None:
             return None
         found = self._arrays.get(settings)

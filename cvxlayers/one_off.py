@@ -10,7 +10,7 @@ import numpy as np
 
 from cvxlayers.canonical import current_values, everything
 from cvxlayers.conic.kkt import Certificate
-from cvxlayers.errors import ProblemError, ShapeError
+from cvxlayers.errors import ProblemError, SettingsError, ShapeError
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
 from cvxlayers.solution_map import Point
@@ -21,21 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class NumPyResult(Result):
-    """A `Result` of NumPy arrays that knows its variables by their CVXPY objects, and its derivatives.
+    """A `Result` of NumPy arrays that knows its derivatives.
 
     ``variables`` lists the problem's variables, then the dual variables of its constraints.
     """
 
     _session: _Session | None = None
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        """The value of a variable or a dual variable, by its CVXPY object or its name."""
-        if isinstance(key, str):
-            return super().__getitem__(key)
-        assert self._session is not None
-        if key.id not in self._session.position:
-            raise ProblemError(f"{key} is not a variable or a dual variable of the problem that was solved.")
-        return self.variables[self._session.position[key.id]]
 
     def vjp(self, cotangents: Mapping[Any, Any], objective: Any = None) -> dict[Any, np.ndarray]:
         """Gradients of sum_v <cotangents[v], v> + <objective, optimal value>, for each parameter of the problem.
@@ -64,10 +55,10 @@ class _Session:
 
     def vjp(self, cotangents: Mapping[Any, Any], objective: Any) -> dict[Any, np.ndarray]:
         given: list[np.ndarray | None] = [None] * len(self.variables)
-        for variable, cotangent in cotangents.items():
+        for variable, cotangent in _mapping(cotangents, "cotangents", "variables", self.variables).items():
             at = self.position.get(getattr(variable, "id", None))
             if at is None:
-                raise ProblemError(f"{variable} is not a variable or a dual variable of the problem that was solved.")
+                raise _unknown(variable, "variable or dual variable", self.variables)
             shape = (*self.batch_shape, *self.layer.form.outputs[at].shape)
             given[at] = _broadcast(cotangent, shape, f"the cotangent of {variable}")
         value = None if objective is None else np.broadcast_to(np.asarray(objective, float), self.batch_shape)
@@ -79,10 +70,10 @@ class _Session:
     def jvp(self, tangents: Mapping[Any, Any]) -> tuple[dict[Any, np.ndarray], np.ndarray]:
         given: list[np.ndarray | None] = [None] * len(self.parameters)
         index = {p.id: i for i, p in enumerate(self.parameters)}
-        for parameter, tangent in tangents.items():
+        for parameter, tangent in _mapping(tangents, "tangents", "parameters", self.parameters).items():
             i = index.get(getattr(parameter, "id", None))
             if i is None:
-                raise ProblemError(f"{parameter} is not a parameter of the problem that was solved.")
+                raise _unknown(parameter, "parameter", self.parameters)
             given[i] = _broadcast(tangent, self.shapes[i], f"the tangent of {parameter}")
         outputs, value, self._certificate = self.layer.jvp(self.point, given, self.batch_shape)
         return dict(zip(self.variables, outputs, strict=True)), value.reshape(self.batch_shape)
@@ -111,7 +102,7 @@ def solve(
     problem : cvxpy.Problem
         A disciplined parametrized program; it is read, not changed.
     solver : None, str or cvxlayers.solvers.Solver
-        None chooses by structure and size.
+        A name in any case, a Solver or its class. None chooses by structure and size.
     parameters : mapping from cvxpy.Parameter to array (*batch, *shape), optional
         Values in place of those that the problem holds; batch dimensions broadcast.
     gp, gradient, smoothing, on_failure
@@ -140,10 +131,12 @@ def solve(
     if not hasattr(problem, "constraints"):
         raise ProblemError(f"'problem' should be a cvxpy.Problem; got {type(problem).__name__}.")
     owned, variables = everything(problem)
-    given = dict(parameters or {})
+    if "solver_args" in settings:
+        raise SettingsError("'solver_args' is for layers: give settings as keywords, as in solve(problem, tol=1e-9).")
+    given = _mapping({} if parameters is None else parameters, "parameters", "parameters", owned)
     for parameter in given:
         if not any(parameter is own for own in owned):
-            raise ProblemError(f"{parameter} is not a parameter of the problem, whose parameters are {owned}.")
+            raise _unknown(parameter, "parameter", owned)
     values = [_value(p, given[p]) if p in given else current_values([p])[0] for p in owned]
     layer = Layer.of(
         problem,
@@ -164,7 +157,8 @@ def solve(
         np.asarray(point.solution.status).reshape(shape),
         point.residuals.reshape((*shape, 3)),
         np.asarray(point.solution.iterations).reshape(shape),
-        tuple(output.name for output in layer.form.outputs),
+        layer.form.names,
+        layer.form.ids,
         session.certify,
         session,
     )
@@ -178,7 +172,33 @@ def _broadcast(value: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
 
 
 def _value(parameter: cp.Parameter, value: Any) -> np.ndarray:
-    return np.array(value, dtype=complex if parameter.is_complex() else float)
+    try:
+        return np.array(np.asarray(value), dtype=complex if parameter.is_complex() else float)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ShapeError(
+            f"parameter '{parameter.name()}' should be a NumPy array or what NumPy makes one of; got "
+            f"{type(value).__name__} ({str(error).rstrip('.')}). "
+            "For gradients of tensors take a layer of cvxlayers.torch."
+        ) from error
+
+
+def _mapping(given: Any, name: str, kind: str, known: Sequence[Any]) -> Mapping[Any, Any]:
+    """What was given, if it maps CVXPY objects to values."""
+    if not isinstance(given, Mapping):
+        raise ShapeError(
+            f"'{name}' should be a mapping from the problem's {kind} ({_named(known)}) to values, such as "
+            f"{{{known[0].name() if known else 'x'}: value}}; got {type(given).__name__}."
+        )
+    return given
+
+
+def _unknown(key: Any, kind: str, known: Sequence[Any]) -> ProblemError:
+    hint = f" Use the CVXPY object in place of its name {key!r}." if isinstance(key, str) else ""
+    return ProblemError(f"{key} is not a {kind} of the problem; these are: {_named(known)}.{hint}")
+
+
+def _named(leaves: Sequence[Any]) -> str:
+    return ", ".join(leaf.name() for leaf in leaves) or "none"
 
 
 __all__: Sequence[str] = ["NumPyResult", "solve"]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from cvxlayers.conic.kkt import Certificate
-from cvxlayers.status import Status
+from cvxlayers.status import summary
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +21,14 @@ class Result:
     variables : tuple of arrays (*batch, *shape)
         The variables, dual variables and slacks asked for; NaN where an element failed.
     objective : array (*batch)
-        The optimal value.
+        The optimal value; like ``variables`` a differentiable function of the parameters.
     status : integer array (*batch)
         A `Status` for each element.
     residuals : array (*batch, 3)
         Relative primal, dual and gap residuals.
     iterations : integer array (*batch)
+    names, ids : tuple
+        The names of ``variables``, and the ids of their CVXPY objects.
     """
 
     variables: tuple[Any, ...]
@@ -35,6 +37,7 @@ class Result:
     residuals: Any
     iterations: Any
     names: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
     _certify: Callable[[], Certificate] | None = field(default=None, repr=False)
 
     @property
@@ -47,19 +50,27 @@ class Result:
             raise AttributeError("there is no certificate under jit: call the layer outside it")
         return self._certify()
 
-    def __getitem__(self, name: str) -> Any:
-        """A variable by name."""
-        if name not in self.names:
-            raise KeyError(f"there is no variable '{name}'; there are {', '.join(self.names)}")
-        return self.variables[self.names.index(name)]
+    def __getitem__(self, key: Any) -> Any:
+        """One of ``variables`` by its CVXPY object, its name or its position; KeyError where there is none, or several.
+
+        Iteration, too, goes over ``variables``.
+        """
+        if isinstance(key, (int, np.integer, slice)):
+            if not isinstance(key, slice) and not -len(self.variables) <= key < len(self.variables):
+                raise IndexError(f"there is no variable {key}; there are {len(self.variables)}, counted from 0")
+            return self.variables[key]
+        known, own = (self.names, key) if isinstance(key, str) else (self.ids, getattr(key, "id", None))
+        if known.count(own) != 1:
+            wrong = f"there are several variables '{key}'" if own in known else f"there is no variable '{key}'"
+            raise KeyError(
+                f"{wrong}; all are {', '.join(self.names) or 'none'}. Index by position, name, or CVXPY object."
+            )
+        return self.variables[known.index(own)]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.variables)
 
     def __repr__(self) -> str:
-        try:
-            status = np.asarray(self.status)
-            count = {Status(int(k)).name: int((status == k).sum()) for k in np.unique(status)}
-            worst = np.nanmax(np.asarray(self.residuals), initial=0.0)
-            batch = "" if not status.shape else f", batch {status.shape}"
-            names = ", ".join(self.names)
-            return f"Result({names}{batch}: {count}, largest residual {worst:.1e})"
-        except Exception:  # a traced array has no values to print
-            return f"Result({', '.join(self.names)}, traced)"
+        shape = tuple(getattr(self.status, "shape", ()))
+        batch = f", batch {shape}" if shape else ""
+        return f"{type(self).__name__}({', '.join(self.names)}{batch}: {summary(self.status, self.residuals)})"

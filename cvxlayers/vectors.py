@@ -69,6 +69,17 @@ def gradient(
     return cotangent.reshape(shape)
 
 
+def faults(parameter: Parameter, value: np.ndarray, batch_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """What may be wrong with a value, in words, with the elements (*batch) where it is."""
+    flat = _flat(parameter, value, batch_shape)
+    unknown = np.isnan(flat).any(-1)
+    with np.errstate(invalid="ignore"):
+        outside = _outside(parameter, flat) & ~unknown
+    rule = f"is not {' and '.join(parameter.domain) or 'positive'}"
+    masks = {"holds NaN": unknown, "holds infinity": np.isinf(flat).any(-1), rule: outside}
+    return {words: np.reshape(mask, batch_shape if np.ndim(mask) else ()) for words, mask in masks.items()}
+
+
 def to_pairs(values: np.ndarray) -> np.ndarray:
     """Complex (*, k) to real (*, 2k)."""
     return np.ascontiguousarray(values, dtype=np.complex128).view(np.float64)

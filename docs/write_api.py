@@ -39,8 +39,9 @@ def sections() -> Iterable[tuple[str, str, list[tuple[str, object]]]]:
 def first_sentence(thing: object) -> str:
     """Up to the first full stop that ends a sentence, or the first empty line; its own docstring only."""
     paragraph = inspect.cleandoc(getattr(thing, "__doc__", None) or "").split("\n\n")[0]
-    line = re.split(r"(?<!\.)\.\s+(?=[A-Z`])", " ".join(paragraph.split()))[0].rstrip(".")
-    return f"{line}." if line else ""
+    line = re.split(r"(?<!\.)\.\s+(?=[A-Z`])", " ".join(paragraph.split()))[0]
+    line = re.sub(r"(?<!\.)[.:]$", "", line)  # a formula may follow; an ellipsis stays
+    return line if not line or line.endswith("...") else f"{line}."
 
 
 def signature(thing: object) -> str:
@@ -60,11 +61,20 @@ def signature(thing: object) -> str:
 def entry(name: str, thing: object) -> list[str]:
     """A line for the name, and one for each public method and property with a docstring of its own."""
     lines = [f"- `{name}{signature(thing)}`: {first_sentence(thing)}"]
-    for method, value in vars(thing).items() if inspect.isclass(thing) else ():
+    for method, value in members(thing):
         described = isinstance(value, property) or inspect.isfunction(value)
         if described and not method.startswith("_") and first_sentence(value):
             lines.append(f"  - `.{method}{signature(value)}`: {first_sentence(value)}")
     return lines
+
+
+def members(thing: object) -> Iterable[tuple[str, object]]:
+    """What a class defines, after what a private base class of its module does for it."""
+    if inspect.isclass(thing):
+        for base in thing.__bases__:
+            if base.__name__.startswith("_") and base.__module__ == thing.__module__:
+                yield from vars(base).items()
+        yield from vars(thing).items()
 
 
 def page() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,11 @@ def test_examples_run(page):
 def test_links_lead_somewhere(page):
     broken = [link for link in LINK.findall(page.read_text(encoding="utf-8")) if not (page.parent / link).exists()]
     assert not broken, f"{name(page)} links to {broken}"
+
+
+def test_the_page_of_public_names_is_what_the_docstrings_say():
+    """`make docs` writes it."""
+    writer = runpy.run_path(str(ROOT / "docs" / "write_api.py"))
+    assert writer["PAGE"].read_text(encoding="utf-8") == writer["page"]()
+    assert writer["first_sentence"](type("C", (), {"__doc__": "With a formula:\n\n    x"})) == "With a formula."
+    assert writer["first_sentence"](type("C", (), {"__doc__": "s_1 >= s_2 >= ...\n\nMore."})) == "s_1 >= s_2 >= ..."

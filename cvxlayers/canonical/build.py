@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import cvxpy as cp
@@ -117,7 +118,7 @@ def build(
         program=program,
         parameters=tuple(described),
         lift=lift,
-        outputs=tuple(made),
+        outputs=tuple(replace(o, id=requested.id) for o, requested in zip(made, variables, strict=True)),
         auxiliary=auxiliary,
         sense=-1 if isinstance(objective, cp.Maximize) else 1,
         transform="exp" if gp else "identity",

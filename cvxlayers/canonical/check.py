@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import cvxpy as cp
+from cvxpy import settings
 from cvxpy.atoms.affine.add_expr import AddExpression
 from cvxpy.atoms.quad_form import QuadForm
 from cvxpy.utilities import scopes
 
 from cvxlayers.canonical.leaves import parameters_of
-from cvxlayers.errors import ProblemError
+from cvxlayers.errors import ProblemError, SettingsError
 
 _LENGTH = 200
 
@@ -46,6 +48,10 @@ def _check_convex(problem: cp.Problem) -> None:
     if not problem.is_dcp():
         culprit = _problem_culprit(problem, lambda e: e.is_dcp(), lambda c: c.is_dcp(), problem.objective.is_dcp())
         advice = "Rewrite it with convex atoms (see the DCP rules of CVXPY)."
+        if isinstance(culprit, QuadForm) and culprit.args[1].parameters():
+            advice = (
+                "Declare the parameter PSD=True, or NSD=True for a concave form: symmetric=True does not say enough."
+            )
         if problem.is_dgp():
             advice = "The problem is a geometric program: pass gp=True."
         elif problem.is_dqcp():
@@ -159,6 +165,14 @@ def _advice(culprit: object) -> str:
         "Parameters must enter affinely: replace a product of parameters by a new parameter, or by a variable that an "
         "equality constraint sets to one of the factors."
     )
+
+
+def check_backend(name: str | None) -> None:
+    """Raise SettingsError unless this is None or the name of one of CVXPY's backends for canonicalization."""
+    known = sorted(value for key, value in vars(settings).items() if re.fullmatch("[A-Z]+_CANON_BACKEND", key))
+    if name is not None and name not in known:
+        names = ", ".join(map(repr, dict.fromkeys(known)))
+        raise SettingsError(f"'canon_backend' should be None or one of {names}; got {name!r}. Leave it out.")
 
 
 def check_request(problem: cp.Problem, parameters: Sequence[cp.Parameter], variables: Sequence[object]) -> None:

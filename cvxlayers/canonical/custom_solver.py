@@ -91,7 +91,7 @@ class CvxpySolver(ConicSolver):
         return hash((CvxpySolver, self.ours))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.ours!r})"
+        return f"cvxlayers.CvxpySolver({self.ours!r})"
 
     def apply(self, problem: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The data of the cone program in our canonical form, and what `invert` needs."""
@@ -167,7 +167,8 @@ class CvxpySolver(ConicSolver):
 class Native(CvxpySolver):
     """The native solver, ready for CVXPY: ``problem.solve(solver=cvxlayers.Native())``.
 
-    Keyword arguments are the settings of `cvxlayers.solvers.Native`. Layers and `cvxlayers.solve` take the object, too.
+    Keyword arguments are the settings of `cvxlayers.solvers.Native`, which holds the settings alone, by any of their
+    names. Layers and `cvxlayers.solve` take the object, too.
 
     Raises
     ------
@@ -184,11 +185,11 @@ class Native(CvxpySolver):
 
     ours = solvers.Native
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(solvers.Native(**options))
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(solvers.Native(*args), **options)
 
     def __repr__(self) -> str:
-        return repr(self.ours)
+        return f"cvxlayers.{self.ours!r}"
 
 
 def _duals(constraints: list, rows: Rows, z: np.ndarray) -> dict[int, Any]:

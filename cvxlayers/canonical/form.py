@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -39,6 +40,7 @@ class Output:
     """One variable, dual variable or slack: transform(map([source vector])), reshaped in C order.
 
     ``map`` reads one vector: x, z or s of the conic solution. A complex output is a vector of pairs (real, imaginary).
+    ``id`` is that of the CVXPY object that it is the value of.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Output:
     map: AffineMap
     transform: Literal["identity", "exp"] = "identity"
     complex: bool = False
+    id: int = -1
 
 
 @dataclass(frozen=True)
@@ -64,3 +67,13 @@ class AffineSolverAffine:
     auxiliary: np.ndarray
     sense: int = 1
     transform: Literal["identity", "exp"] = "identity"
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the outputs."""
+        return tuple(output.name for output in self.outputs)
+
+    @cached_property
+    def ids(self) -> tuple[int, ...]:
+        """The ids of the CVXPY objects that the outputs are the values of."""
+        return tuple(output.id for output in self.outputs)

@@ -36,7 +36,7 @@ Null = dict[int, tuple[np.ndarray, np.ndarray]]
 """By element: vectors (k, n) and (k, m) that the system sends to zero."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Certificate:
     """How far a derivative can be trusted, per element of the batch.
 
@@ -53,6 +53,13 @@ class Certificate:
     def degenerate(self) -> np.ndarray:
         """Elements at or near a kink of the solution map, or whose derivative is not unique."""
         return (self.margin < 0.5) | ~self.unique
+
+    def __repr__(self) -> str:
+        residual, margin = self.residual.max(initial=0.0), self.margin.min(initial=1.0)
+        return (
+            f"Certificate(largest residual {residual:.1e}, {self.unique.sum()} of {self.unique.size} unique, "
+            f"smallest margin {margin:.1g})"
+        )
 
 
 @dataclass(frozen=True, eq=False)

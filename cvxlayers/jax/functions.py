@@ -53,7 +53,7 @@ def conic(core: Layer, route: Route, ndim: int, values: tuple[jax.Array, ...]):
     else:
         out = compiled(core, _solve, route)(ndim, values)
     if core.on_failure == "raise" and not isinstance(out[3], Tracer) and (out[3] > Status.INACCURATE).any():
-        raise failure(np.asarray(out[3]))
+        raise failure(np.asarray(out[3]), core.form.parameters, [np.asarray(v) for v in values])
     return out
 
 

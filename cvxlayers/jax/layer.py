@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 jax.tree_util.register_pytree_node(
     Result,
-    lambda r: ((r.variables, r.objective, r.status, r.residuals, r.iterations), r.names),
-    lambda names, arrays: Result(*arrays, names),
+    lambda r: ((r.variables, r.objective, r.status, r.residuals, r.iterations), (r.names, r.ids)),
+    lambda known, arrays: Result(*arrays, *known),
 )
 
 
@@ -82,7 +82,8 @@ class _ConvexLayer:
             status,
             residuals,
             iterations,
-            tuple(output.name for output in core.form.outputs),
+            core.form.names,
+            core.form.ids,
             certify,
         )
 
@@ -162,7 +163,9 @@ class CvxpyLayer(_ConvexLayer):
             variables,
             gp=gp,
             solver=solver,
-            solver_args={"verbose": True, **(solver_args or {})} if verbose else solver_args,
+            solver_args=solver_args,
+            verbose=verbose,
+            canon_backend=canon_backend,
             gradient=gradient,
             smoothing=smoothing,
             on_failure=on_failure,

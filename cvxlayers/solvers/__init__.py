@@ -4,7 +4,7 @@ The packages that do the work are imported when they are first needed, so a solv
 installed.
 
 >>> Clarabel(tol=1e-9)
-Clarabel(tol=1e-09, threads=None, verbose=False, max_iter=200, time_limit=inf)
+Clarabel(tol=1e-09)
 """
 
 from cvxlayers.solvers.active_set import ActiveSet

@@ -18,7 +18,7 @@ from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ActiveSet(Solver):
     """The active-set method of this library, for small dense problems with linear constraints and definite P.
 

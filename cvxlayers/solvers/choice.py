@@ -11,8 +11,9 @@ from cvxlayers.conic.program import ConeProgram
 from cvxlayers.conic.structure import Structure
 from cvxlayers.errors import SettingsError
 from cvxlayers.solvers.fallback import Fallback
-from cvxlayers.solvers.registry import names, resolve, solver_class, translate
-from cvxlayers.solvers.solver import LINEAR, Solver
+from cvxlayers.solvers.registry import names, refuse_unknown, resolve, solver_class, translate
+from cvxlayers.solvers.settings import as_settings
+from cvxlayers.solvers.solver import LINEAR, QUADRATIC, Solver
 
 __all__ = ["Candidate", "Plan", "choose", "resolve"]
 
@@ -88,17 +89,18 @@ def choose(
     >>> choose(ConeProgram(one, one, Product((Nonnegative(1),))), settings={"time_limit": 1.0}).solver.name
     'DAQP, then CLARABEL'
     """
-    settings = dict(settings or {})
+    settings = as_settings(settings)
     if solver is None and "solve_method" in settings:  # how diffcp's users name a solver
         solver = settings.pop("solve_method")
         return _asked(program, solver, settings, None)
     if solver is not None:
         return _asked(program, solver, settings, solver)
+    refuse_unknown(settings)
     linear = all(type(block) in LINEAR or not block.size for block in program.cone.blocks)
     preferred = (
         _preferred(program, batch, shared)
         if linear
-        else _interior_point(program, "an interior-point method for every cone")
+        else _interior_point(program, "interior-point method for every cone")
     )
     candidates, able = [], []
     order = (*preferred, *(name for name in _AUTOMATIC if name not in preferred))
@@ -117,7 +119,7 @@ def choose(
         own = {f.name for f in fields(behind)}
         second = behind(**{name: value for name, value in translate(behind, settings).items() if name in own})
         chosen = Fallback(tol=chosen.tol, threads=chosen.threads, first=chosen, second=second)
-        reason += "; Clarabel, an interior-point method, for the elements that it does not solve"
+        preferred = {**preferred, "CLARABEL": f"for what {best} leaves unsolved"}
     rows = []
     for name, against in candidates:
         if name == best:
@@ -125,7 +127,7 @@ def choose(
         else:
             why = f"next: {preferred[name]}" if name in preferred else _WHY_NOT.get(name, "expected to be slower here")
             if name == "NATIVE" and best in _ACTIVE_SETS:
-                why += _WHY_NOT_SMALL
+                why = _WHY_NOT_SMALL
             rows.append(Candidate(name, False, against or why))
     return Plan(chosen, reason, tuple(rows))
 
@@ -134,24 +136,24 @@ def _preferred(program: ConeProgram, batch: int | None, shared: bool) -> dict[st
     """Solvers of a linear or quadratic program, best first, with the reasons."""
     n, m = program.n, program.m
     if int((program.P.rows == program.P.cols).sum()) < n or n == 0:
-        return _interior_point(program, "an interior-point method: P has zeros on its diagonal")
+        return _interior_point(program, "interior-point method, as P has zeros on its diagonal")
     if shared and n + m >= _SHARED_SIZE and (batch is None or batch >= _SHARED_BATCH):
-        return {"OSQP": "a splitting method whose one factorization serves the batch, which shares P and A"}
+        return {"OSQP": "splitting method whose one factorization serves the batch, which shares P and A"}
     stored = program.P.nnz + program.A.nnz
     dense = stored >= _DENSE * (n * (n + 1) / 2 + m * n)
     work = n * float(n + m) ** 2
     if work <= (_DENSE_WORK if dense else _SPARSE_WORK):
-        reason = f"an active-set method for a {'dense' if dense else 'small'} quadratic program (n={n}, m={m})"
-        reasons = {"ACTIVE_SET": "compiled: " + reason, "DAQP": reason}
+        reason = f"active-set method for a {'dense' if dense else 'small'} quadratic program (n={n}, m={m})"
+        reasons = {"ACTIVE_SET": f"compiled {reason}", "DAQP": reason}
         return reasons if m <= _TALL * n else dict(reversed(reasons.items()))
     kind = "large" if dense else "sparse"
-    return _interior_point(program, f"an interior-point method for a {kind} quadratic program")
+    return _interior_point(program, f"interior-point method for a {kind} quadratic program")
 
 
 def _interior_point(program: ConeProgram, reason: str) -> dict[str, str]:
     """Interior-point methods, best first, with the reasons."""
     compiled = is_available() and Structure.pays(program)
-    return {**({"NATIVE": f"compiled: {reason}"} if compiled else {}), "CLARABEL": reason}
+    return {**({"NATIVE": f"compiled {reason}"} if compiled else {}), "CLARABEL": reason}
 
 
 # Settings of a solver that has another one behind it: how long to try.
@@ -159,19 +161,19 @@ _FIRST: dict[str, dict[str, Any]] = {"OSQP": {"max_iter": 4000}}
 
 # Measured for one to eight variables at batches of 1, 8 and 32 (benchmarks/small_programs.py).
 _ACTIVE_SETS = ("ACTIVE_SET", "DAQP")
-_WHY_NOT_SMALL = "; measured slower on small quadratic programs"
+_WHY_NOT_SMALL = "measured slower on small quadratic programs"
 
 _WHY_NOT = {
-    "ACTIVE_SET": "an active-set method, for small or dense quadratic programs with a positive diagonal in P",
-    "DAQP": "an active-set method, for small or dense quadratic programs with a positive diagonal in P",
+    "ACTIVE_SET": "for small or dense quadratic programs with a positive diagonal in P",
+    "DAQP": "for small or dense quadratic programs with a positive diagonal in P",
     "CLARABEL": "slower on small dense quadratic programs",
-    "OSQP": "a first-order method: slower to high accuracy",
-    "SCS": "a first-order method: slower to high accuracy",
+    "OSQP": "slower to high accuracy, as a first-order method",
+    "SCS": "slower to high accuracy, as a first-order method",
     "PIQP": "holds Python's lock, so that a batch runs in one thread",
     "ECOS": "slower than Clarabel",
-    "DIFFCP": "another solver with a derivative of its own, on request only",
+    "DIFFCP": "on request only: another solver, with its own derivative",
     "MOREAU": "on request only",
-    "NATIVE": "an interior-point method: for accelerators, and where it is compiled and a factorization is cheap",
+    "NATIVE": "for accelerators, and where it is compiled and a factorization is cheap",
 }
 
 
@@ -179,7 +181,7 @@ def _against(program: ConeProgram, name: str, settings: Mapping[str, Any]) -> st
     """What keeps a solver from being used, or None."""
     kind = solver_class(name)
     missing = kind.capabilities.missing(program)
-    if missing:
+    if missing and missing != (QUADRATIC,):
         return "lacks " + " and ".join(missing)
     own = {f.name for f in fields(kind)}
     unknown = [setting for setting in translate(kind, settings) if setting not in own]
@@ -187,6 +189,8 @@ def _against(program: ConeProgram, name: str, settings: Mapping[str, Any]) -> st
         return "has no setting " + " or ".join(f"'{setting}'" for setting in unknown)
     if not kind.is_available():
         return f"is not installed (pip install {kind.package})"
+    if missing:
+        return "on request only: the objective has to be rewritten with cones"
     return None
 
 

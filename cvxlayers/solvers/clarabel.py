@@ -20,7 +20,7 @@ from cvxlayers.solvers.solver import ALL, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Clarabel(Solver):
     """The interior-point solver Clarabel, for all cones and quadratic objectives.
 

@@ -21,7 +21,7 @@ from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver, sta
 from cvxlayers.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DAQP(Solver):
     """The active-set solver DAQP, for small dense problems with linear constraints.
 

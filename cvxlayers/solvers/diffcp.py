@@ -24,7 +24,7 @@ from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DiffCP(Solver):
     """The solver diffcp, whose prepared form has an ``adjoint`` of its own.
 

@@ -19,7 +19,7 @@ from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ECOS(Solver):
     """The interior-point solver ECOS, for linear objectives over second-order and exponential cones.
 

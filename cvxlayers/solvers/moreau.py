@@ -17,7 +17,7 @@ from cvxlayers.solvers.solver import ALL, LINEAR, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Moreau(Solver):
     """The solver Moreau, for all cones and quadratic objectives, on the CPU or a CUDA device.
 

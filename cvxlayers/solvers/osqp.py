@@ -18,7 +18,7 @@ from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver, sta
 from cvxlayers.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OSQP(Solver):
     """The splitting solver OSQP, for sparse quadratic programs.
 

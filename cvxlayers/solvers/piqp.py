@@ -18,7 +18,7 @@ from cvxlayers.solvers.solver import LINEAR, Capabilities, Prepared, Solver
 from cvxlayers.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PIQP(Solver):
     """The proximal interior-point solver PIQP, for quadratic programs.
 

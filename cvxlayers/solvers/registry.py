@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from cvxlayers.errors import SettingsError
-from cvxlayers.solvers.settings import did_you_mean
+from cvxlayers.solvers.settings import OURS, did_you_mean
 from cvxlayers.solvers.solver import Solver
 
 _SOLVERS = {
@@ -24,17 +24,6 @@ _SOLVERS = {
     "NATIVE": "interior_point.native.Native",
 }
 
-# Ours, by the names that solvers and CVXPY give to it. Of several tolerances the tightest counts.
-_SYNONYMS = {
-    "tol": ("eps", "eps_abs", "eps_rel", "abstol", "reltol", "feastol", "tol_feas", "tol_gap_abs", "tol_gap_rel"),
-    "max_iter": ("max_iters", "iter_limit", "max_iterations"),
-    "time_limit": ("time_limit_secs", "max_time"),
-    "threads": ("n_jobs", "n_jobs_forward", "n_jobs_backward", "max_threads"),
-    "polish": ("polishing",),
-    "device": ("devices",),
-}
-_OURS = {other: ours for ours, others in _SYNONYMS.items() for other in others}
-
 
 def names() -> tuple[str, ...]:
     """The names that `resolve` takes."""
@@ -49,8 +38,11 @@ def solver_class(name: str) -> type[Solver]:
     """
     path = _SOLVERS.get(name.upper())
     if path is None:
-        hint = did_you_mean(name.upper(), _SOLVERS)
-        raise SettingsError(f"there is no solver '{name}'.{hint} Ours are {', '.join(_SOLVERS)}.")
+        hint = did_you_mean(name.upper(), _SOLVERS, cutoff=0.7)
+        here = [known for known in _SOLVERS if solver_class(known).is_available()]
+        others = [known for known in _SOLVERS if known not in here]
+        rest = f"; not installed: {', '.join(others)}" if others else ""
+        raise SettingsError(f"there is no solver '{name}'.{hint} These are installed: {', '.join(here)}{rest}.")
     module, _, attribute = path.rpartition(".")
     return getattr(import_module(f"cvxlayers.solvers.{module}"), attribute)
 
@@ -66,8 +58,8 @@ def resolve(solver: str | Solver | type[Solver], settings: Mapping[str, Any] | N
     SettingsError
         There is no such solver, or it has no such setting.
 
-    >>> resolve("scs", {"eps": 1e-6, "max_iters": 500})  # doctest: +ELLIPSIS
-    SCS(tol=1e-06, threads=None, verbose=False, max_iter=500, ...)
+    >>> resolve("scs", {"eps": 1e-6, "max_iters": 500})
+    SCS(tol=1e-06, max_iter=500)
     """
     solver = getattr(solver, "ours", solver)  # what CVXPY takes as a custom solver holds one of ours
     if isinstance(solver, Solver):
@@ -79,13 +71,24 @@ def resolve(solver: str | Solver | type[Solver], settings: Mapping[str, Any] | N
     return solver(**translate(solver, settings))
 
 
-def takes_quadratics(solver: Any, settings: Mapping[str, Any]) -> bool:
-    """Whether a problem for this solver may keep a quadratic objective; with no solver asked for, it may."""
+def without_quadratics(solver: Any, settings: Mapping[str, Any]) -> str | None:
+    """The name of the solver asked for, if it cannot have a quadratic objective."""
     solver = settings.get("solve_method") if solver is None else solver
-    if solver is None:
-        return True
     kind = solver_class(solver) if isinstance(solver, str) else getattr(solver, "ours", solver)
-    return kind.capabilities.quadratic if hasattr(kind, "capabilities") else True
+    return kind.name if hasattr(kind, "capabilities") and not kind.capabilities.quadratic else None
+
+
+def refuse_unknown(settings: Mapping[str, Any]) -> None:
+    """Raise SettingsError for a setting that no solver has by any name."""
+    own = [[f.name for f in fields(solver_class(name))] for name in _SOLVERS]
+    common = [name for name in own[0] if all(name in others for others in own)]
+    known = [*common, *OURS, *(name for names in own for name in names)]
+    for name in settings:
+        if name not in known:
+            raise SettingsError(
+                f"no solver has a setting '{name}'.{did_you_mean(name, known)} All have {', '.join(common)}; "
+                "solver='NAME' tells those of one solver."
+            )
 
 
 def translate(solver: type[Solver], settings: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def translate(solver: type[Solver], settings: Mapping[str, Any] | None) -> dict[
     own = {f.name for f in fields(solver)}
     out: dict[str, Any] = {}
     for name, value in (settings or {}).items():
-        ours = name if name in own else _OURS.get(name, name)
+        ours = name if name in own else OURS.get(name, name)
         if ours == "threads" and value == -1:
             value = None
         if ours == "tol" and ours in out and isinstance(value, (int, float)):

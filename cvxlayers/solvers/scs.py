@@ -18,7 +18,7 @@ from cvxlayers.solvers.solver import ALL, Capabilities, Prepared, Solver, starti
 from cvxlayers.status import Status
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SCS(Solver):
     """The splitting solver SCS, for all cones and quadratic objectives.
 

@@ -5,11 +5,22 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cvxlayers.errors import SettingsError
+
+# Ours, by the names that solvers and CVXPY give to it. Of several tolerances the tightest counts.
+SYNONYMS = {
+    "tol": ("eps", "eps_abs", "eps_rel", "abstol", "reltol", "feastol", "tol_feas", "tol_gap_abs", "tol_gap_rel"),
+    "max_iter": ("max_iters", "iter_limit", "max_iterations"),
+    "time_limit": ("time_limit_secs", "max_time"),
+    "threads": ("n_jobs", "n_jobs_forward", "n_jobs_backward", "max_threads"),
+    "polish": ("polishing",),
+    "device": ("devices",),
+}
+OURS = {other: ours for ours, others in SYNONYMS.items() for other in others}
 
 
 @dataclass(frozen=True)
@@ -81,14 +92,36 @@ def solver_setting() -> Any:
     return _setting(None, Rule("a Solver", lambda v: hasattr(v, "capabilities"), lambda v: v))
 
 
-def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """' Did you mean ...?' with the closest allowed name, or nothing.
+def as_settings(settings: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a caller gave as ``solver_args``, as a new dict; SettingsError for what is no mapping."""
+    known = settings is None or (isinstance(settings, Mapping) and all(isinstance(name, str) for name in settings))
+    if not known:
+        raise SettingsError(
+            "'solver_args' should be a mapping from names of settings to values, such as {'tol': 1e-9}; "
+            f"got {settings!r}."
+        )
+    return dict(settings or {})
 
-    >>> did_you_mean("max_itr", ["tol", "max_iter"])
-    " Did you mean 'max_iter'?"
+
+# What callers look for among the settings, and where it is.
+_ELSEWHERE = {
+    "warm_start": "It is an argument of the call: layer(values, warm_start=True).",
+    "raise_on_error": "It is an argument of the layer: on_failure='nan' goes on where an element has no solution.",
+}
+
+
+def did_you_mean(name: str, allowed: Iterable[str], cutoff: float = 0.5) -> str:
+    """' Did you mean ...?' with the allowed name that means the same or is the closest, or nothing.
+
+    >>> did_you_mean("max_itr", ["tol", "max_iter"]) + did_you_mean("eps", ["tol", "max_iter"])
+    " Did you mean 'max_iter'? Did you mean 'tol'?"
     """
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    if name in _ELSEWHERE:
+        return f" {_ELSEWHERE[name]}"
+    allowed = list(allowed)
+    close = [name] if name in OURS else difflib.get_close_matches(name, allowed, n=1, cutoff=cutoff)
+    found = [OURS.get(other, other) for other in close]
+    return f" Did you mean '{found[0]}'?" if found and found[0] in allowed else ""
 
 
 def _is_number(value: object) -> bool:

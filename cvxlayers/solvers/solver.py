@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -20,13 +21,14 @@ from cvxlayers.pool import available_cpus, run
 from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, SecondOrder, Zero
 from cvxlayers.solvers.settings import did_you_mean, flag, optional_count, positive
 from cvxlayers.solvers.trivial import solve_trivial
-from cvxlayers.status import Status
+from cvxlayers.status import Status, summary
 
 if TYPE_CHECKING:
     from cvxlayers.solvers.active_set import ActiveSet
 
 LINEAR: frozenset[type[Cone]] = frozenset({Zero, Nonnegative})
 ALL: frozenset[type[Cone]] = LINEAR | {SecondOrder, PositiveSemidefinite, Exponential, Power}
+QUADRATIC = "quadratic objectives"  # what a solver lacks in whose stead CVXPY can write cones
 
 _WORTH_A_THREAD = 1e-3  # seconds of work below which waking another thread costs more than it brings
 
@@ -55,16 +57,17 @@ class Capabilities:
         needed = {type(block) for block in program.cone.blocks if block.size}
         lacks = sorted(f"the cone {cone.__name__}" for cone in needed - self.cones)
         if program.P.nnz and not self.quadratic:
-            lacks.append("quadratic objectives")
+            lacks.append(QUADRATIC)
         return tuple(lacks)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solver(ABC):
     """A solver with its settings: frozen, comparable, picklable. Subclasses add settings as typed fields.
 
     ``tol`` is the relative accuracy asked for, and what the residuals are judged by. ``threads`` bounds the threads of
-    a batch; None stands for all the CPUs that this process may use. ``verbose`` lets a solver that can print do so.
+    a batch; None stands for all the CPUs that this process may use. ``verbose`` prints a line for each solve, after
+    whatever the package prints that does the work. ``repr`` shows the settings that differ from their defaults.
 
     Raises
     ------
@@ -81,6 +84,8 @@ class Solver(ABC):
     capabilities: ClassVar[Capabilities]
 
     def __new__(cls, *args: Any, **settings: Any):
+        if args:
+            raise SettingsError(f"{cls.__name__} takes settings by name, such as tol={args[0]!r}; got {args!r}.")
         allowed = [f.name for f in fields(cls)]
         for name in settings:
             if name not in allowed:
@@ -95,6 +100,10 @@ class Solver(ABC):
             object.__setattr__(
                 self, f.name, f.metadata["rule"].check(type(self).__name__, f.name, getattr(self, f.name))
             )
+
+    def __repr__(self) -> str:
+        own = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in own.items())})"
 
     @property
     def kernel(self) -> ActiveSet | None:
@@ -153,6 +162,7 @@ class Prepared(ABC):
         setting does. ``warm`` is a solution to start from: its NaN elements, and
         solvers that have no use for it, start cold.
         """
+        start = perf_counter()
         if self._dense != isinstance(data, DenseData):
             data = self.program.dense(data) if isinstance(data, ConeData) else self.program.sparse(data)
         data, invalid, absent = screen(self.program, data)
@@ -171,6 +181,11 @@ class Prepared(ABC):
         if absent is not None:
             solution = without(solution, absent)
         judged = self._judge(data, solution, self.solver.tol)
+        if self.solver.verbose and data.batch:
+            least, most = judged.iterations.min(), judged.iterations.max()
+            count = f"iterations {least}" if least == most else f"iterations {least} to {most}"
+            how = summary(judged.status, judged.residuals)
+            print(f"{self.solver.name}: {how}, {count}, {perf_counter() - start:.2g} s", flush=True)
         return judged if absent is None else restore(judged, absent)
 
     def adjoint(

@@ -181,7 +181,8 @@ class ArrayCall(Call):
                 self.point = self.map.solve([self.wide(t.detach()) for t in tensors], self.batch_shape)
             self._key, self._given = key, [t.detach() for t in tensors]  # which keeps the memory from another's use
             if self.core.on_failure == "raise" and bool((self.point.status > Status.INACCURATE).any()):
-                raise failure(self.point.status.cpu().numpy())
+                values = [_numpy(t) for t in tensors]
+                raise failure(self.point.status.cpu().numpy(), self.core.form.parameters, values)
         return self.point
 
     def outputs(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

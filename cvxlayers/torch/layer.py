@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cvxlayers.canonical.matrices import of_matrices
-from cvxlayers.errors import ShapeError
+from cvxlayers.errors import SettingsError, ShapeError
 from cvxlayers.layer import SMOOTHING, Layer
 from cvxlayers.result import Result
 from cvxlayers.sets import Cone
@@ -71,8 +71,8 @@ class _ConvexLayer(torch.nn.Module):
         """As a call, with the optimal value, status, residuals, iterations and the derivative's certificate."""
         outputs, call = self._solve(params, solver_args, warm_start, objective=True)
         status, residuals, iterations = call.report(outputs[-1])
-        names = tuple(output.name for output in self.core.form.outputs)
-        return Result(outputs[:-1], outputs[-1], status, residuals, iterations, names, call.certify)
+        names, ids = self.core.form.names, self.core.form.ids
+        return Result(outputs[:-1], outputs[-1], status, residuals, iterations, names, ids, call.certify)
 
     def _solve(self, params, solver_args, warm_start, objective):
         tensors, dtype = _tensors(params, [p.name for p in self.core.form.parameters])
@@ -91,7 +91,12 @@ class _ConvexLayer(torch.nn.Module):
 
         For a GPU it also says in which form the native solver runs there, for inputs in float64.
         """
-        device = torch.device(device)
+        try:
+            device = torch.device(device)
+        except RuntimeError as error:
+            raise SettingsError(
+                f"'device' should be one that PyTorch knows, such as 'cuda'; got {device!r}."
+            ) from error
         plan = self.core.maps.plan_for(device.type == "cuda")
         map_ = self.core.maps.arrays(True) if device.type == "cuda" else None
         return plan if map_ is None else plan.explained(map_.form_on(device))
@@ -118,9 +123,15 @@ class CvxpyLayer(_ConvexLayer):
     variables : list of cvxpy.Variable or cvxpy.Constraint
         What a call returns: variables, dual variables (``constraint.dual_variables[i]``), or the slack of a constraint.
     solver : None, str or cvxlayers.solvers.Solver
-        None chooses by structure and size; ``layer.plan()`` says what was chosen and why.
+        A name in any case, a Solver or its class. None chooses by structure and size; ``layer.plan()`` says what was
+        chosen and why.
     gp : bool
         Whether the problem is a geometric program.
+    verbose : bool
+        Short for ``solver_args={"verbose": True}``: a line is printed for each solve on the host.
+    canon_backend : None or str
+        The name of one of CVXPY's backends, as in calls of cvxpylayers. It changes nothing: this library has the one
+        that it needs.
     solver_args : dict, optional
         Settings of the solver, such as ``{"eps": 1e-9}``.
     gradient : "exact" or "smoothed"
@@ -175,7 +186,9 @@ class CvxpyLayer(_ConvexLayer):
             variables,
             gp=gp,
             solver=solver,
-            solver_args={"verbose": True, **(solver_args or {})} if verbose else solver_args,
+            solver_args=solver_args,
+            verbose=verbose,
+            canon_backend=canon_backend,
             gradient=gradient,
             smoothing=smoothing,
             on_failure=on_failure,

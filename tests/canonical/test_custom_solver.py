@@ -10,6 +10,8 @@ import pytest
 
 import cvxlayers
 from cvxlayers import CvxpySolver, Native, SettingsError, solvers
+from cvxlayers.sets import Nonnegative, Product
+from cvxlayers.solvers import interior_point
 
 random = np.random.default_rng(0)
 C, D, rows = random.standard_normal((4, 4)), random.standard_normal((3, 3)), random.standard_normal((5, 3))
@@ -206,7 +208,12 @@ def test_settings():
     with pytest.raises(SettingsError, match="tol"):
         Native(tol=-1.0)
     assert Native(tol=1e-6).ours == solvers.Native(tol=1e-6)
-    assert repr(Native()) == repr(solvers.Native())
+    assert Native(eps=1e-6, max_iters=7).ours == solvers.Native(tol=1e-6, max_iter=7)
+    with pytest.raises(SettingsError, match="by name"):
+        Native(1e-9)
+    assert repr(Native(tol=1e-6)) == "cvxlayers.Native(tol=1e-06)"
+    assert repr(solvers.Native(tol=1e-6)) == "Native(tol=1e-06)"
+    assert repr(CvxpySolver("scs", eps=1e-6)) == "cvxlayers.CvxpySolver(SCS(tol=1e-06))"
     with pytest.raises(SettingsError, match="no solver"):
         CvxpySolver("CLARABELL")
 
@@ -259,3 +266,14 @@ def test_our_own_doors_take_it_too():
 
     assert CvxpyLayer(problem, [p], [x], solver=Native(tol=1e-9)).plan().solver == solvers.Native(tol=1e-9)
     assert CvxpyLayer(problem, [p], [x], solver=Native).plan().solver == solvers.Native()
+
+
+def test_the_method_takes_the_settings_out_of_it():
+    cone, one = Product((Nonnegative(1),)), np.ones((1, 1))
+    data = (one, -np.ones(1), one, np.full(1, 0.5))  # minimize x^2/2 - x subject to x <= 1/2
+    found = interior_point.solve(cone, *data, Native(compiled=False))
+    np.testing.assert_allclose(found.x, [0.5], atol=1e-7)
+    wx, wz, _ = interior_point.linear_solve(cone, one, one, found.z, found.s, np.ones(1), np.ones(1), Native())
+    np.testing.assert_allclose([*wx, *wz], [1, 0], atol=1e-6)
+    with pytest.raises(SettingsError, match="'settings' should be a cvxlayers.solvers.Native.*got 'native'"):
+        interior_point.solve(cone, *data, "native")

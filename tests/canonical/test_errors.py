@@ -46,6 +46,12 @@ def test_parametric_quadratic_form_in_a_constraint():
         build(cp.Problem(cp.Minimize(cp.sum(X)), [cp.quad_form(X, S) <= 1]), [S], [X])
 
 
+def test_quadratic_form_of_a_matrix_that_is_only_symmetric():
+    S = cp.Parameter((2, 2), symmetric=True)
+    with pytest.raises(ProblemError, match=r"not convex .* because of 'QuadForm.*Declare the parameter PSD=True"):
+        build(cp.Problem(cp.Minimize(cp.quad_form(X, S))), [S], [X])
+
+
 @pytest.mark.parametrize("attribute", ["boolean", "integer"])
 def test_mixed_integer(attribute):
     y = cp.Variable(2, name="count", **{attribute: True})

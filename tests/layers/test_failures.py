@@ -248,6 +248,8 @@ def test_what_is_raised():
         layer(low, one, zero, one)
     assert raised.value.indices == ((0, 2), (1, 0))
     assert raised.value.statuses == (Status.INVALID_INPUT, Status.INFEASIBLE)
+    name = layer.core.form.parameters[0].name
+    assert f"INVALID_INPUT at (0, 2): parameter '{name}' holds NaN; INFEASIBLE at (1, 0): no point" in str(raised.value)
     for again in (pickle.loads(pickle.dumps(raised.value)), copy.copy(raised.value)):
         assert again.indices == raised.value.indices and str(again) == str(raised.value)
 
@@ -286,6 +288,24 @@ def test_values_outside_the_domain_of_a_parameter():
     assert result.status.tolist() == [0, Status.INVALID_INPUT, Status.INVALID_INPUT, 0]
     result.variables[0].nansum().backward()
     torch.testing.assert_close(v.grad, torch.tensor([-1 / 16, 0, 0, -0.5], dtype=torch.float64), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("library", [cvxlayers.torch, cvxlayers.jax], ids=["torch", "jax"])
+@pytest.mark.parametrize("solver", ["CLARABEL", "NATIVE"])
+def test_the_parameters_at_fault_are_named(library, solver):
+    x, w, P = cp.Variable(2), cp.Parameter(nonneg=True, name="w"), cp.Parameter((2, 2), PSD=True, name="P")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x) + w * cp.norm1(x - 1) + cp.trace(P) * x[0]))
+    layer = library.CvxpyLayer(
+        problem, [w, P], [x], solver=solver, solver_args={"compiled": False} if solver == "NATIVE" else {}
+    )
+    good = np.eye(2)
+    with pytest.raises(SolverError, match="INVALID_INPUT: parameter 'w' is not nonneg. With"):
+        layer(-1.0, good)
+    text = "parameter 'w' holds NaN at 3, parameter 'w' is not nonneg at 0, 1, parameter 'P' is not PSD at 0. With"
+    with pytest.raises(SolverError, match=text):
+        layer(np.array([-1.0, -2.0, 1.0, NAN]), np.stack([-good, good, good, good]))
+    with pytest.raises(SolverError, match="parameter 'P' holds infinity at 1"):
+        layer(np.array([-1.0, 1.0]), np.stack([good, np.full((2, 2), np.inf)]))
 
 
 def test_an_infinite_bound_is_no_bound():

@@ -311,6 +311,15 @@ def test_no_parameters():
     assert result.certificate.unique.all()
 
 
+def test_the_count_of_parameters_that_was_expected():
+    x, p = cp.Variable(2), cp.Parameter(2, name="p")
+    objective = cp.Minimize(cp.sum_squares(x - 1))
+    with pytest.raises(ShapeError, match="expected 0 parameters; got 1"):
+        cvxlayers.torch.CvxpyLayer(cp.Problem(objective), [], [x])(1.0)
+    with pytest.raises(ShapeError, match=r"expected 1 parameter \('p'\); got 2"):
+        cvxlayers.torch.CvxpyLayer(cp.Problem(objective, [x >= p]), [p], [x])(np.ones(2), 1.0)
+
+
 def test_no_variables_asked_for():
     x, p = cp.Variable(2), cp.Parameter(2)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x <= 0])

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+import cvxlayers
 import cvxlayers.jax
 import cvxlayers.torch
-from cvxlayers import ProblemError, SettingsError, Status
+from cvxlayers import ProblemError, SettingsError, ShapeError, Status
 from cvxlayers.solvers.clarabel import Clarabel
 from cvxlayers.solvers.daqp import DAQP
 from tests.layers import problems
@@ -267,6 +268,96 @@ def test_verbose_reaches_the_solver(library, capfd):
     assert "Clarabel" in capfd.readouterr().out
     library.CvxpyLayer(problem, [p], [x], solver="CLARABEL")(np.zeros(3))
     assert capfd.readouterr().out == ""
+    library.CvxpyLayer(problem, [p], [x], solver="NATIVE", verbose=True)(np.array([[0.0, 1.0, 2.0], [1.0, 0.0, 2.0]]))
+    if library is cvxlayers.torch:  # in JAX the native solver is part of the program
+        assert capfd.readouterr().out.startswith("NATIVE: 2 SOLVED, largest residual ")
+
+
+@libraries
+def test_backends_of_cvxpy(library):
+    problem, p, x, _ = projection()
+    with pytest.raises(SettingsError, match="'canon_backend' should be None or one of .*'SCIPY'; got 'FOO'"):
+        library.CvxpyLayer(problem, [p], [x], canon_backend="FOO")
+
+
+@libraries
+def test_settings_that_are_no_mapping(library):
+    problem, p, x, _ = projection()
+    with pytest.raises(SettingsError, match=r"'solver_args' should be a mapping.*got \['tol'\]"):
+        library.CvxpyLayer(problem, [p], [x], solver_args=["tol"])
+    with pytest.raises(SettingsError, match="'solver_args' should be a mapping"):
+        library.CvxpyLayer(problem, [p], [x])(np.zeros(3), solver_args=["tol"])
+
+
+@libraries
+def test_the_class_of_a_solver_stands_for_its_defaults(library):
+    problem, p, x, _ = projection()
+    assert library.CvxpyLayer(problem, [p], [x], solver=DAQP).plan().solver == DAQP()
+
+
+@libraries
+def test_the_solver_that_lacks_quadratic_objectives_is_named(library):
+    x, Q = cp.Variable(2), cp.Parameter((2, 2), PSD=True)
+    problem = cp.Problem(cp.Minimize(cp.quad_form(x, Q) + cp.sum(x)))
+    with pytest.raises(SettingsError, match="solver ECOS lacks quadratic objectives"):
+        library.CvxpyLayer(problem, [Q], [x], solver_args={"solve_method": "ECOS"})
+
+
+@libraries
+def test_results_by_object_name_and_position(library):
+    x, y, p = cp.Variable(2, name="x"), cp.Variable(name="x"), cp.Parameter(2)
+    total = cp.sum(x) == 1
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p) + cp.square(y - 3)), [total])
+    layer = library.CvxpyLayer(problem, [p], [x, y, total.dual_variables[0], total])
+    result = layer.solve(np.ones((4, 2)))
+    for k, key in enumerate((x, y, total.dual_variables[0], total)):
+        assert result[key] is result[k] is result.variables[k]
+    assert [v is w for v, w in zip(result, result.variables, strict=True)] == [True] * 4
+    assert result[total.dual_variables[0].name()] is result[2]
+    with pytest.raises(KeyError, match="there are several variables 'x'; all are x, x, "):
+        result["x"]
+    for wrong in ("y", p):
+        with pytest.raises(KeyError, match=f"there is no variable '{wrong}'; all are x, x, "):
+            result[wrong]
+    with pytest.raises(IndexError, match="no variable 4; there are 4"):
+        result[4]
+    assert repr(result).startswith("Result(x, x, ")
+    assert repr(result.certificate).startswith("Certificate(largest residual ")
+
+
+def test_the_optimal_value_has_a_gradient():
+    problem, p, x, _ = projection()
+    point = torch.tensor([1.0, 0.5, -1.0], dtype=torch.float64, requires_grad=True)
+    result = cvxlayers.torch.CvxpyLayer(problem, [p], [x]).solve(point)
+    result.objective.backward()
+    close(point.grad, 2 * (point - result[x]).detach(), 1e-6)
+
+
+def test_devices_that_pytorch_does_not_know():
+    problem, p, x, _ = projection()
+    with pytest.raises(SettingsError, match="'device' should be one that PyTorch knows.*got 'gpu'"):
+        cvxlayers.torch.CvxpyLayer(problem, [p], [x]).plan("gpu")
+
+
+def test_what_solve_refuses():
+    x, p = cp.Variable(2, name="x"), cp.Parameter(2, name="p", value=np.ones(2))
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - p)), [x >= 0])
+    with pytest.raises(SettingsError, match="give settings as keywords"):
+        cvxlayers.solve(problem, solver_args={"tol": 1e-9})
+    with pytest.raises(ShapeError, match=r"'parameters' should be a mapping .*parameters \(p\).*got list"):
+        cvxlayers.solve(problem, parameters=[np.ones(2)])
+    with pytest.raises(ProblemError, match="p is not a parameter of the problem; these are: p. Use the CVXPY object"):
+        cvxlayers.solve(problem, parameters={"p": np.ones(2)})
+    for value, kind in ((torch.ones(2, requires_grad=True), "Tensor"), ("ab", "str")):
+        with pytest.raises(ShapeError, match=f"parameter 'p' should be a NumPy array .* got {kind} .*detach|convert"):
+            cvxlayers.solve(problem, parameters={p: value})
+    result = cvxlayers.solve(problem)
+    with pytest.raises(ShapeError, match="'cotangents' should be a mapping from the problem's variables.*got ndarray"):
+        result.vjp(np.ones(2))
+    with pytest.raises(ProblemError, match="x is not a variable .*; these are: x, .* Use the CVXPY object"):
+        result.vjp({"x": np.ones(2)})
+    with pytest.raises(ShapeError, match="'tangents' should be a mapping from the problem's parameters.*got ndarray"):
+        result.jvp(np.ones(2))
 
 
 @libraries

@@ -33,7 +33,7 @@ def test_small_quadratic_programs_get_the_active_set_method():
 def test_cones_get_the_interior_point_method(kind):
     plan = choose(dense_program(CONES[kind], 4))
     assert plan.solver == Fallback(first=Native(), second=Clarabel())
-    assert plan.reason.startswith("compiled: an interior-point method for every cone")
+    assert plan.reason.startswith("compiled interior-point method for every cone")
 
 
 def test_large_cones_get_a_solver_for_sparse_programs():
@@ -54,7 +54,7 @@ def test_linear_programs_and_large_sparse_ones_get_the_interior_point_method():
     for program in (dense_program(CONES["linear"], 5, quadratic=False), sparse_qp(400, 1)[0]):
         plan = choose(program)
         assert plan.solver == Fallback(first=Native(), second=Clarabel())
-        assert plan.reason.startswith("compiled: an interior-point method")
+        assert plan.reason.startswith("compiled interior-point method")
     assert choose(dense_program(CONES["linear"], 5, quadratic=False), batch=32, shared=True).solver.first == Native()
 
 
@@ -78,11 +78,12 @@ def test_a_setting_that_only_one_solver_has_names_it():
 
 def test_the_table_says_why():
     text = str(choose(dense_program(CONES["linear"], 5)))
-    reason = "an active-set method for a dense quadratic program (n=5, m=10)"
-    assert text.startswith(f"ACTIVE_SET, then CLARABEL: compiled: {reason}")
+    reason = "active-set method for a dense quadratic program (n=5, m=10)"
+    assert text.startswith(f"ACTIVE_SET, then CLARABEL: compiled {reason}\n")
     assert "-> ACTIVE_SET" in text
     assert f"DAQP        next: {reason}" in text
-    assert "ECOS        lacks quadratic objectives" in text
+    assert "ECOS        on request only: the objective has to be rewritten" in text
+    assert "CLARABEL    next: for what ACTIVE_SET leaves unsolved" in text
     text = str(choose(dense_program(CONES["semidefinite"], 4)))
     assert "DAQP        lacks the cone PositiveSemidefinite" in text
 
@@ -98,8 +99,18 @@ def test_settings_narrow_the_choice():
     plan = choose(dense_program(CONES["linear"], 5), settings={"acceleration_lookback": 0})
     assert "has no setting 'acceleration_lookback'" in str(plan)
     assert plan.solver.name.startswith("SCS")
-    with pytest.raises(SettingsError, match="(?s)no solver can solve.*CLARABEL has no setting 'nonsense'"):
-        choose(dense_program(CONES["linear"], 5), settings={"nonsense": 1})
+    with pytest.raises(SettingsError, match="(?s)no solver can solve.*CLARABEL has no setting 'primal_tol'"):
+        choose(dense_program(CONES["linear"], 5), settings={"primal_tol": 1e-9, "acceleration_lookback": 0})
+
+
+def test_a_setting_that_no_solver_has():
+    program = dense_program(CONES["linear"], 5)
+    with pytest.raises(SettingsError, match="no solver has a setting 'max_itr'. Did you mean 'max_iter'.*All have tol"):
+        choose(program, settings={"max_itr": 1})
+    with pytest.raises(SettingsError, match="'warm_start'. It is an argument of the call"):
+        choose(program, settings={"warm_start": True})
+    with pytest.raises(SettingsError, match="'tolerance'. Did you mean 'tol'"):
+        choose(program, settings={"tolerance": 1})
 
 
 def test_solve_method_names_a_solver():

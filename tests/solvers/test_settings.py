@@ -18,6 +18,19 @@ from cvxlayers.solvers.scs import SCS
 def test_an_unknown_setting_names_the_nearest_one():
     with pytest.raises(SettingsError, match="Clarabel has no setting 'max_itr'. Did you mean 'max_iter'.*tol, threads"):
         Clarabel(max_itr=3)
+    with pytest.raises(SettingsError, match="Clarabel has no setting 'eps'. Did you mean 'tol'"):
+        Clarabel(eps=1e-6)
+
+
+def test_settings_have_names():
+    with pytest.raises(SettingsError, match="Clarabel takes settings by name, such as tol=1e-09"):
+        Clarabel(1e-9)
+
+
+def test_repr_shows_what_differs_from_the_defaults():
+    assert repr(SCS()) == "SCS()"
+    both = Fallback(first=DAQP(tol=1e-6, max_iter=7), second=Clarabel())
+    assert repr(both) == "Fallback(first=DAQP(tol=1e-06, max_iter=7), second=Clarabel())"
 
 
 @pytest.mark.parametrize(
@@ -76,6 +89,8 @@ def test_cvxpy_constants_are_names():
 def test_an_unknown_name():
     with pytest.raises(SettingsError, match="no solver 'CLARABLE'. Did you mean 'CLARABEL'"):
         resolve("CLARABLE")
+    with pytest.raises(SettingsError, match="no solver 'MOSEK'. These are installed: CLARABEL"):
+        resolve("MOSEK")
     with pytest.raises(SettingsError, match="a name .* or a Solver; got 3"):
         resolve(3)
 

@@ -13,6 +13,7 @@ from cvxlayers.array import jax_cuda, namespace, stop_gradient
 from cvxlayers.array.cuda import of_jax
 from cvxlayers.conic import array_kkt, array_newton
 from cvxlayers.conic.program import ConeProgram
+from cvxlayers.errors import SettingsError
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point import cuda, method
 from cvxlayers.solvers.interior_point.native import Native
@@ -28,6 +29,7 @@ def solve(
 
     ``program``, here as everywhere below, tells the patterns of P and A, if they are known.
     """
+    settings = _native(settings)
     lead = np.broadcast_shapes(*(tuple(v.shape[:-k]) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))))
     if not _fused(cone, A, settings, program) or 0 in lead:
         return method.solve(cone, P, q, A, b, settings)
@@ -82,6 +84,7 @@ def linear_solve(
     program: ConeProgram | None = None,
 ) -> tuple[Array, Array, Array]:
     """(w_x, w_z, residual) of the derivative's system at solutions; see `cvxlayers.conic.array_kkt.linear_solve`."""
+    settings = _native(settings)
     if mu or not _fused(cone, A, settings, program):
         return array_kkt.linear_solve(cone, P, A, z, s, gx, gz, mu)
     sides = array_kkt.Sides((P, A, z, s), (gx, gz))
@@ -155,6 +158,14 @@ def _polish(
         return xp.where(xp.isfinite(wx), wx, 0.0), xp.where(xp.isfinite(wz), wz, 0.0)
 
     return array_newton.polish(cone, *arrays, pair=pair, direction=direction)
+
+
+def _native(settings: Any) -> Native:
+    """The settings, also those that `cvxlayers.Native` holds for CVXPY."""
+    found = getattr(settings, "ours", settings)
+    if not isinstance(found, Native):
+        raise SettingsError(f"'settings' should be a cvxlayers.solvers.Native, such as Native(); got {settings!r}.")
+    return found
 
 
 def _fused(cone: Product, A: Array, settings: Native, program: ConeProgram | None) -> bool:

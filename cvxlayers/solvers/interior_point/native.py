@@ -24,7 +24,7 @@ _AGAIN = 1000  # variables plus constraints up to which dense matrices are worth
 _GOAL = 1e-2  # the accuracy that further iterations aim at once the tolerance is reached, relative to it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Native(Solver):
     """The interior-point method of this library, for all cones and quadratic objectives.
 

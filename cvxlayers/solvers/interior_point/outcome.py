@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from cvxlayers.status import summary
+
 Array = Any
 
 
@@ -21,3 +23,7 @@ class Outcome(NamedTuple):
     status: Array
     iterations: Array
     residuals: Array
+
+    def __repr__(self) -> str:
+        shape = tuple(getattr(self.status, "shape", ()))
+        return f"Outcome({f'batch {shape}: ' if shape else ''}{summary(self.status, self.residuals)})"
