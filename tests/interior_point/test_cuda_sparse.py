@@ -74,20 +74,20 @@ def test_no_race(name):
 @emulated
 @pytest.mark.parametrize("name", ["control", "curved"])
 @pytest.mark.parametrize("limit", [60, 35, 24, 14])
-def test_in_the_workspace(name, limit, monkeypatch):
+def test_in_the_workspace(name, limit):
     """Less shared memory: the vectors of m, those of n and the factor move to global memory, and no number changes."""
     case = CASES[name]()
     known = sparsity(case.program)
     out = solve(case.cone, *case.arrays, sparsity=known)
     arguments = (case.cone, case.P, case.A, out.z, out.s, *sides(case))
     w = linear_solve(*arguments, sparsity=known)
-    launch = known.solve_launch
+    launch = known.solve_launch()
     assert launch is not None
-    monkeypatch.setattr("cvxlayers.solvers.interior_point.cuda.launch.SHARED_BYTES", launch.shared_bytes * limit // 64)
-    small = sparsity(case.program)
-    assert small.solve_launch is not None and small.solve_launch.shared_bytes < launch.shared_bytes
-    assert same(out, solve(case.cone, *case.arrays, sparsity=small))
-    assert same(w, linear_solve(*arguments, sparsity=small))
+    less = launch.shared_bytes * limit // 64
+    small = known.solve_launch(less)
+    assert small is not None and small.shared_bytes <= less
+    assert same(out, solve(case.cone, *case.arrays, sparsity=known, limit=less))
+    assert same(w, linear_solve(*arguments, sparsity=known, limit=less))
 
 
 @emulated
