@@ -138,14 +138,11 @@ class Layout:
 @lru_cache(maxsize=256)
 def layout(cone: Product) -> Layout | None:
     """The rows of ``cone``; None if it has other cones, or has them in another order."""
+    if not cone.canonical:
+        return None
     zeros = linear = exponentials = 0
     starts, semis, alphas = [], [], []
-    order = (Zero, Nonnegative, SecondOrder, PositiveSemidefinite, Exponential, Power)
-    last = 0
     for block, count, start in cone.groups:
-        if type(block) not in order or order.index(type(block)) < last:
-            return None
-        last = order.index(type(block))
         if isinstance(block, Zero):
             zeros = block.size
         if isinstance(block, (Zero, Nonnegative)):
