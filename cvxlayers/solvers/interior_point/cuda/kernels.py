@@ -6,13 +6,13 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from array_api_compat import is_jax_array
 
 from cvxlayers.array import constant, jax_cuda, namespace
 from cvxlayers.array.cuda import available, device_of, multiprocessors, shared_memory
+from cvxlayers.array.once import once
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.cuda import large
@@ -223,17 +223,12 @@ def _run(
     return found[:-1]
 
 
-_KEPT: WeakKeyDictionary[Sparsity, dict[Any, Array]] = WeakKeyDictionary()
-
-
 def _patterns(sparsity: Sparsity, like: Array) -> Array:
     """The table of a pattern in the library of ``like``; for PyTorch it stays on the device as long as the pattern."""
     if is_jax_array(like):
         return namespace(like).asarray(sparsity.table)
-    kept = _KEPT.setdefault(sparsity, {})
-    if like.device not in kept:
-        kept[like.device] = namespace(like).asarray(sparsity.table, device=like.device)
-    return kept[like.device]
+    device = like.device
+    return once(sparsity.kept, device, lambda: namespace(like).asarray(sparsity.table, device=device))
 
 
 def _clustered(

@@ -6,9 +6,11 @@ the warps by `schedule`. One table holds them all; every problem of a batch read
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from copy import copy
 from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -43,6 +45,7 @@ class Sparsity:
     """The order of elimination, the table and the launches of one sparse program."""
 
     _known: WeakKeyDictionary[ConeProgram, Sparsity | None] = WeakKeyDictionary()
+    _making = threading.Lock()
 
     @classmethod
     def of(cls, program: ConeProgram) -> Sparsity | None:
@@ -51,7 +54,9 @@ class Sparsity:
         ``program.P`` and ``program.A`` hold every entry that may be nonzero.
         """
         if program not in cls._known:
-            cls._known[program] = cls._found(copy(program))  # which must not keep its own key alive
+            with cls._making:  # it takes long, and recorded graphs have the addresses of what the first one has
+                if program not in cls._known:
+                    cls._known[program] = cls._found(copy(program))  # which must not keep its own key alive
         return cls._known[program]
 
     @classmethod
@@ -68,6 +73,7 @@ class Sparsity:
 
     def __init__(self, program: ConeProgram, rows: Layout) -> None:
         self.program, self.rows = program, rows
+        self.kept: dict[Any, Any] = {}  # copies of the table, by device
         self._launches: dict[tuple, Launch | None] = {}  # each is asked for at every call
         self.staged = Staged(program, rows)
         orders = (nested_dissection, minimum_degree)
