@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,11 @@ def constant(build: Callable[..., np.ndarray], args: tuple, like: Tensor) -> Ten
             made = torch.from_numpy(np.array(value)).to(dtype=dtype, device=like.device)
         found = made if torch._C._are_functorch_transforms_active() else once(_CONSTANTS, key, lambda: made)
     return found
+
+
+def outside_autocast(x: Tensor) -> AbstractContextManager:
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def loop(count: int, body: Callable[[Any], Any], state: Any, settled: Any = None) -> Any:

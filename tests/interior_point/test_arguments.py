@@ -148,3 +148,20 @@ def test_transforms_of_pytorch(monkeypatch):
     monkeypatch.setattr(dispatch, "_takes", lambda *args: True)
     x = torch.func.vmap(lambda *values: solve(CONE, *values).x)(*given.values())
     torch.testing.assert_close(x, plain)
+
+
+def test_nothing_is_cast():
+    """Recorded rounds do not know of autocast, so none of them may have it."""
+    P, q, A, b = (torch.as_tensor(v).float() for v in data().values())
+    settings, z = Native(compiled=False), torch.ones(BATCH, M)
+
+    def everything():
+        out = solve(CONE, P, q, A, b, settings)
+        more = polish(CONE, P, q, A, b, out.x, out.z, out.s, out.residuals, settings)
+        return (*out, *more, *linear_solve(CONE, P, A, z, 0 * z, q, b, settings))
+
+    wanted = everything()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = everything()
+    for a, b in zip(found, wanted, strict=True):
+        assert torch.equal(a, b)

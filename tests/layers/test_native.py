@@ -408,3 +408,20 @@ def test_hessians(name):
     weight = torch.linspace(-1, 1, len(f(v)), dtype=torch.float64)
     for transform in (hessian, lambda h: jacfwd(jacfwd(h)), lambda h: jacrev(jacrev(h))):
         close(transform(lambda v: f(v) @ weight)(v), hessian(lambda v: g(v) @ weight)(v), 1e-4)
+
+
+def test_nothing_is_cast_where_outputs_are_read():
+    """Under autocast: variables that equalities define, multipliers and the value are products, too."""
+    n = 6
+    x, y, F, p = cp.Variable(n), cp.Variable(n), cp.Parameter((n, n)), cp.Parameter(n)
+    equality = y == F @ x - p
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(y) + cp.sum_squares(x)), [x >= -1, equality])
+    settings = Native(compiled=False, precision="float32")
+    layer = cvxlayers.torch.CvxpyLayer(problem, [F, p], [y, x, equality.dual_variables[0]], solver=settings)
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(shape, generator=generator) for shape in ((4, n, n), (4, n))]
+    wanted = layer.solve(*given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer.solve(*given)
+    for a, b in zip((*found.variables, found.objective), (*wanted.variables, wanted.objective), strict=True):
+        torch.testing.assert_close(a, b)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_jax_array
 
-from cvxlayers.array import jax_cuda, namespace, stop_gradient
+from cvxlayers.array import jax_cuda, namespace, outside_autocast, stop_gradient
 from cvxlayers.array.cuda import of_jax, reachable
 from cvxlayers.conic import array_kkt, array_newton
 from cvxlayers.conic.program import ConeProgram
@@ -41,7 +41,8 @@ def solve(
     """
     lead, (P, q, A, b) = checked(cone, P=P, q=q, A=A, b=b)
     if not _fused(cone, A, settings, program) or 0 in lead:
-        return method.solve(cone, P, q, A, b, settings)
+        with outside_autocast(A):
+            return method.solve(cone, P, q, A, b, settings)
     data = [_flat(stop_gradient(v), lead, k) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))]
     kernel = partial(cuda.solve, cone, settings=settings, sparsity=_sparsity(program, A))
     otherwise = partial(method.solve, cone, settings=settings)
@@ -97,7 +98,8 @@ def linear_solve(
     Raises what `solve` raises.
     """
     _, arrays = checked(cone, P=P, A=A, z=z, s=s, gx=gx, gz=gz)
-    return _linear_solve(cone, *arrays, settings=settings, mu=mu, program=program)
+    with outside_autocast(arrays[0]):
+        return _linear_solve(cone, *arrays, settings=settings, mu=mu, program=program)
 
 
 def _linear_solve(
@@ -160,11 +162,11 @@ def polish(
     """
     _, arrays = checked(cone, P=P, q=q, A=A, b=b, x=x, z=z, s=s, residuals=residuals)
     A, x = arrays[2], arrays[4]
-    if not _fused(cone, A, settings, program) or 0 in x.shape:
-        return array_newton.polish(cone, *arrays)
     kernel, otherwise = partial(_polish, cone, settings, program), partial(array_newton.polish, cone)
-    if not is_jax_array(x):
-        return kernel(*arrays)
+    fused = _fused(cone, A, settings, program) and 0 not in x.shape
+    if not fused or not is_jax_array(x):
+        with outside_autocast(A):
+            return (kernel if fused else otherwise)(*arrays)
     lead = tuple(x.shape[:-1])
     data = [_flat(v, lead, k) for v, k in zip(arrays, (2, 1, 2, 1, 1, 1, 1, 1), strict=True)]
     found = _on_cuda(kernel, otherwise, data, (0,) * 8, (0,) * 4)
