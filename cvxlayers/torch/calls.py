@@ -12,6 +12,7 @@ import torch
 from cvxlayers.array import outside_autocast
 from cvxlayers.array_map import ArrayMap, ArrayPoint
 from cvxlayers.conic.kkt import Certificate
+from cvxlayers.errors import CvxlayersError
 from cvxlayers.layer import Layer, failure
 from cvxlayers.solution_map import Point
 from cvxlayers.status import Status
@@ -220,6 +221,11 @@ class ArrayCall(Call):
 
     def certify(self) -> Certificate:
         """Found on the host, of the derivative of the sum of all outputs: what asks for it wants to see numbers."""
+        if [_identity(t) for t in self._given] != self._key:
+            raise CvxlayersError(
+                "the certificate is found when it is asked for, from the parameters of the call; one of them was changed "
+                "in place since. Ask before that, or hand a copy to the layer."
+            )
         values = [_numpy(t) for t in self._given]
         point = self.point
         solution = [_numpy(v) for v in (point.x, point.z, point.s)]

@@ -12,7 +12,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
 import cvxlayers.jax
 import cvxlayers.torch
-from cvxlayers import SettingsError, ShapeError, SolverError, Status
+from cvxlayers import CvxlayersError, SettingsError, ShapeError, SolverError, Status
 from cvxlayers.array.scatter import Constant
 from cvxlayers.conic import array_kkt
 from cvxlayers.solvers.interior_point import Native, dispatch, method
@@ -425,3 +425,15 @@ def test_nothing_is_cast_where_outputs_are_read():
         found = layer.solve(*given)
     for a, b in zip((*found.variables, found.objective), (*wanted.variables, wanted.objective), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_certificate_of_parameters_that_changed():
+    """It is found later than the call, from memory that it shares with the caller."""
+    layer, p = projection(cvxlayers.torch), torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64)
+    result = layer.solve(p)
+    assert result.certificate is not None
+    result = layer.solve(p)
+    p[0] = 2.0
+    with pytest.raises(CvxlayersError, match="changed in place"):
+        _ = result.certificate
+    assert layer.solve(p).certificate is not None
