@@ -223,8 +223,8 @@ class ArrayCall(Call):
         """Found on the host, of the derivative of the sum of all outputs: what asks for it wants to see numbers."""
         if [_identity(t) for t in self._given] != self._key:
             raise CvxlayersError(
-                "the certificate is found when it is asked for, from the parameters of the call; one of them was changed "
-                "in place since. Ask before that, or hand a copy to the layer."
+                "the certificate is found when it is asked for, from the parameters of the call; one of them was "
+                "changed in place since. Ask before that, or hand a copy to the layer."
             )
         values = [_numpy(t) for t in self._given]
         point = self.point

@@ -208,6 +208,7 @@ def linear_launch(rows: Layout, n: int, m: int, members: int = 1, limit: int = S
     return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes), members, limit)
 
 
+@lru_cache(maxsize=256)
 def pair_launch(rows: Layout, n: int, m: int) -> Launch | None:
     """How `pair` is started for cones of programs with n variables: of shared memory it has the header alone."""
     launch = linear_launch(rows, min(n, MOST_COLUMNS), m)
