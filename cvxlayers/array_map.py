@@ -17,6 +17,7 @@ import numpy as np
 from array_api_compat import device
 
 from cvxlayers.array import namespace, replayed
+from cvxlayers.array.once import once
 from cvxlayers.canonical.form import AffineSolverAffine, Output, Parameter
 from cvxlayers.conic.affine import AffineMap
 from cvxlayers.conic.array_adjoint import ArrayAdjoint
@@ -239,9 +240,9 @@ class ArrayMap:
         wx, wz = self.elimination.expand_solution(k, gt, c, *solution[:2])
         return (self.clean(point, wx), self.clean(point, wz)), gs, xp.where(point.kept, solution[2], 0.0)
 
-    @cached_property
+    @property
     def _pull(self) -> ArrayAdjoint:
-        return ArrayAdjoint(self.form.program, self.form.lift)
+        return once(vars(self), "_pulled", lambda: ArrayAdjoint(self.form.program, self.form.lift))
 
     def linear_solve(self, P: Array, A: Array, z: Array, s: Array, gx: Array, gz: Array) -> tuple[Array, Array]:
         """The system of the full program, P and A the values on its patterns: (w_x, w_z) for (*lead, n), (*lead, m)."""

@@ -7,9 +7,11 @@ is imported when the first such array comes: importing cvxlayers imports neither
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
+from array_api_compat import is_torch_array
 
 from cvxlayers.array.library import library_of, namespace
 from cvxlayers.array.parameters import real_dtype, register_pytree, single, to_library_of, unify, visible
@@ -31,6 +33,7 @@ __all__ = [
     "lyapunov",
     "moreau",
     "namespace",
+    "outside_autocast",
     "pending",
     "prefers_products",
     "real_dtype",
@@ -199,6 +202,15 @@ def replayed(key: Any, function: Callable[..., Any], arguments: tuple) -> Any:
     array([2.])
     """
     return library_of(leaves(arguments)[0]).replayed(key, function, arguments)
+
+
+def outside_autocast(x: Array) -> AbstractContextManager:
+    """Where products are of the dtype of their factors, whatever PyTorch is told to cast on the device of ``x``.
+
+    >>> with outside_autocast(np.ones(1)):
+    ...     pass
+    """
+    return library_of(x).outside_autocast(x) if is_torch_array(x) else nullcontext()
 
 
 def leaves(values: Any) -> list[Array]:

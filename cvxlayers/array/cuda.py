@@ -24,6 +24,7 @@ from array_api_compat import is_torch_array
 LEAST_CAPABILITY = (8, 0)  # matrix instructions in float64
 MOST_SIDES = 24  # streams of a device that are kept while nobody uses them
 SIDE_NUMBERS = 1024  # that can be copied to the host beside such a stream
+_DIGEST = 32  # bytes in front of machine code that is kept
 _NOT_READY = 600  # the driver's word for what has not ended
 
 
@@ -133,9 +134,12 @@ def multiprocessors(device: Any) -> tuple[int, bool]:
     return _attribute(index, "MULTIPROCESSOR_COUNT"), _attribute(index, "COMPUTE_CAPABILITY_MAJOR") >= 9
 
 
-def cache_folder() -> Path:
-    """Where machine code is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cvxlayers" / "cuda"
+def cache_folder() -> Path | None:
+    """Where machine code is kept; None for a user without a home."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cvxlayers" / "cuda"
+    except RuntimeError:
+        return None
 
 
 def _target(capability: tuple[int, int]) -> str:
@@ -164,16 +168,38 @@ def compile_text(source: Path, macros: dict[str, int], capability: tuple[int, in
     key = hashlib.sha256(repr((_check(nvrtc.nvrtcVersion()), options[:2], options[3:], source.name)).encode())
     for file in sorted([*source.parent.glob("*.cuh"), source]):
         key.update(file.read_bytes())
-    cached = cache_folder() / f"{key.hexdigest()[:32]}.cubin"
-    with suppress(OSError):
-        return cached.read_bytes()
-    code = _machine_code(source.read_bytes(), source.name, options)
-    with suppress(OSError):  # a read-only home keeps no cache
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as file:
-            file.write(code)
-        os.replace(file.name, cached)
+    folder = cache_folder()
+    cached = folder and folder / f"{key.hexdigest()[:32]}.code"
+    code = cached and _kept(cached)
+    if code is None:
+        code = _machine_code(source.read_bytes(), source.name, options)
+        if cached:
+            _keep(cached, code)
     return code
+
+
+def _kept(file: Path) -> bytes | None:
+    """Machine code from the cache; None where there is none, or not all of it, as after a full disk or a power cut."""
+    try:
+        content = file.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:_DIGEST], content[_DIGEST:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _keep(file: Path, code: bytes) -> None:
+    """Put machine code behind its digest into the cache, in one step; a read-only home keeps none."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = tempfile.NamedTemporaryFile(dir=file.parent, delete=False)  # noqa: SIM115
+        try:
+            with part:
+                part.write(hashlib.sha256(code).digest() + code)
+            os.replace(part.name, file)
+        except BaseException:
+            os.unlink(part.name)
+            raise
 
 
 class Kernel:
@@ -198,15 +224,12 @@ class Kernel:
 
         On PyTorch's current stream, or on ``stream``, the address of one of this device.
         """
-        start = self.prepared(blocks, threads, arguments)
         if stream is None:
             import torch
 
-            with torch.cuda.device(self.index):
-                start(torch.cuda.current_stream().cuda_stream)
-        else:
-            with _on(_primary(self.index)):
-                start(stream)
+            stream = torch.cuda.current_stream(self.index).cuda_stream
+        with _on(_primary(self.index)):  # a thread may have none yet
+            self.prepared(blocks, threads, arguments)(stream)
 
     def prepared(self, blocks: int, threads: int, arguments: ctypes.Structure) -> Prepared:
         """The same start with everything but the stream; it can be repeated."""

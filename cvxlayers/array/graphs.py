@@ -7,9 +7,11 @@ on without.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,12 +22,15 @@ from cvxlayers.array import leaves
 Tensor = Any
 
 MOST_GRAPHS = 16  # that are kept; the one that was used longest ago goes first
-MOST_BYTES = 1 << 29  # of the values: with larger ones, launches are not what takes the time
+MOST_BYTES = 1 << 29  # of the values, results among them: with larger ones, launches are not what takes the time
 MOST_KEPT_BYTES = 1 << 31  # of the values of all that are kept
 REPEATED = 2  # calls of the same shape from which recording one pays
 
-_graphs: OrderedDict[Hashable, Graph | None] = OrderedDict()  # None: recording failed
-_calls: OrderedDict[Hashable, int] = OrderedDict()
+_graphs: OrderedDict[Hashable, Graph] = OrderedDict()
+# Of what has no graph, the calls so far, and how many times REPEATED it takes to record it: twice as many whenever its
+# graph had to go, or more shapes in turn than are kept would be recorded at each call; infinitely many if it cannot be.
+_calls: OrderedDict[Hashable, tuple[int, float]] = OrderedDict()
+_orphans: deque[Hashable] = deque()  # whose layers are gone
 _lock = threading.Lock()
 _recording = threading.Lock()
 _thread = threading.local()  # .records: whether this thread does
@@ -120,22 +125,27 @@ def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constan
     if torch.cuda.is_current_stream_capturing() or getattr(_thread, "records", False):
         return None  # the graph under way is to hold the work itself
     key = (key, count, tensors[0].device, _outline((constants, state)))
+    if _orphans:
+        _freed(_forgotten())
     with _lock:
         if key in _graphs:
             _graphs.move_to_end(key)
             return _graphs[key]
         if not all(is_torch_array(t) and t.is_cuda for t in tensors) or _bytes(tensors) > MOST_BYTES:
             return None
-        _calls[key] = _calls.get(key, 0) + 1
+        calls, factor = _calls.get(key, (0, 1))
+        _calls[key] = (calls + 1, factor)
         _calls.move_to_end(key)
         while len(_calls) > 8 * MOST_GRAPHS:
             _calls.popitem(last=False)
-        if _calls[key] < REPEATED:
+        if calls + 1 < REPEATED * factor:
             return None
     with _recording:
         with _lock:
             if key in _graphs:
                 return _graphs[key]
+            if math.isinf(_calls.get(key, (0, 1))[1]):  # another thread has tried
+                return None
         _thread.records = True
         try:
             made = Graph(body, count, constants, state)
@@ -143,19 +153,49 @@ def graph_of(key: Hashable, body: Callable[[Any, Any], Any], count: int, constan
             made = None
         finally:
             _thread.records = False
+        if made is None or made.bytes > MOST_BYTES:
+            with _lock:
+                _calls[key] = (0, math.inf)
+            return None
         with _lock:
             _graphs[key] = made
-            gone = [_graphs.popitem(last=False)[1] for _ in range(_too_many())]
-    for graph in gone:
-        if graph is not None:
-            with graph.lock:
-                graph.used.synchronize()
+            gone = dict(_graphs.popitem(last=False) for _ in range(_too_many()))
+            for old in gone:
+                _calls[old] = (0, 2 * _calls.get(old, (0, 1))[1])
+        _watch(key)
+    _freed(gone.values())
     return made
+
+
+def _watch(key: tuple) -> None:
+    """Have the key among the orphans as soon as an object is gone that it refers to."""
+    for part in key[0] if isinstance(key[0], tuple) else ():
+        if isinstance(part, weakref.ref) and (owner := part()) is not None:
+            weakref.finalize(owner, _orphans.append, key).atexit = False
+
+
+def _forgotten() -> list[Graph]:
+    """The graphs of layers that are gone, which nobody can ask for any more."""
+    found = []
+    with _lock:
+        while _orphans:
+            key = _orphans.popleft()
+            _calls.pop(key, None)
+            if key in _graphs:
+                found.append(_graphs.pop(key))
+    return found
+
+
+def _freed(graphs: Iterable[Graph]) -> None:
+    """Wait for the last use of graphs that are not kept."""
+    for graph in graphs:
+        with graph.lock:
+            graph.used.synchronize()
 
 
 def _too_many() -> int:
     """How many of the graphs go, the one that was used longest ago first; the last one stays."""
-    sizes = [0 if graph is None else graph.bytes for graph in _graphs.values()]
+    sizes = [graph.bytes for graph in _graphs.values()]
     too_large = next((k for k in range(len(sizes)) if sum(sizes[k:]) <= MOST_KEPT_BYTES), len(sizes) - 1)
     return max(too_large, len(_graphs) - MOST_GRAPHS)
 

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from array_api_compat import is_jax_array, is_torch_array
 
+from cvxlayers.array.once import once
+
 Array = Any
 Index = Any  # a Constant of integers, or a slice
 
@@ -27,10 +29,7 @@ class Constant:
         """The values as an array of the library and on the device of ``other``; floats take its dtype."""
         if is_torch_array(other):
             key = (other.device, other.dtype if self._floating else None)
-            found = self._copies.get(key)
-            if found is None:
-                found = self._copies[key] = self._tensor(*key)
-            return found
+            return once(self._copies, key, lambda: self._tensor(*key))
         if is_jax_array(other):
             import jax.numpy as jnp
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from cvxlayers.array.once import once
 from cvxlayers.array.symmetric import eigh, lyapunov_in_basis
 
 _CONSTANTS: dict[tuple, Tensor] = {}
@@ -24,10 +26,14 @@ def constant(build: Callable[..., np.ndarray], args: tuple, like: Tensor) -> Ten
         # An ordinary tensor, also when the first call is made in inference mode. Under a torch.func transform it would
         # belong to that transform, and is not kept.
         with torch.inference_mode(False):
-            found = torch.from_numpy(np.array(value)).to(dtype=dtype, device=like.device)
-        if not torch._C._are_functorch_transforms_active():
-            _CONSTANTS[key] = found
+            made = torch.from_numpy(np.array(value)).to(dtype=dtype, device=like.device)
+        found = made if torch._C._are_functorch_transforms_active() else once(_CONSTANTS, key, lambda: made)
     return found
+
+
+def outside_autocast(x: Tensor) -> AbstractContextManager:
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def loop(count: int, body: Callable[[Any], Any], state: Any, settled: Any = None) -> Any:

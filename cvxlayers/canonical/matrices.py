@@ -12,9 +12,8 @@ from cvxlayers.canonical.form import AffineSolverAffine, Output, Parameter
 from cvxlayers.conic.affine import AffineMap, Lift
 from cvxlayers.conic.program import ConeProgram, Pattern
 from cvxlayers.errors import ProblemError
-from cvxlayers.sets import Cone, Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
-
-ORDER = (Zero, Nonnegative, SecondOrder, PositiveSemidefinite, Exponential, Power)
+from cvxlayers.sets import Cone, Product
+from cvxlayers.sets.product import ORDER
 
 
 def of_matrices(n: int, cone: Cone | Iterable[Cone], quadratic: bool = True) -> AffineSolverAffine:
@@ -69,8 +68,7 @@ def product_of(cone: Any) -> Product:
                 f"cone should consist of {names}; got {block!r}. Leave the rows of a Free block out, and write a "
                 "rotated second-order cone as a second-order one."
             )
-    ranks = [ORDER.index(type(block)) for block in product.blocks]
-    if ranks != sorted(ranks):
+    if not product.canonical:
         raise ProblemError(
             f"cone should list its blocks in the order {names}; got {', '.join(map(repr, product.blocks))}. "
             "Order the rows of A and b likewise."

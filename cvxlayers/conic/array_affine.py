@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxlayers.array import namespace
+from cvxlayers.array.once import once
 from cvxlayers.array.scatter import Constant, add_at, indices, take
 from cvxlayers.conic.affine import AffineMap, Sparse
 from cvxlayers.conic.matrix_map import MatrixMap
@@ -123,10 +124,7 @@ class Affine:
         """blocks[p]' @ cotangent; None if the map does not depend on vector p."""
         if p not in self.blocks:
             return None
-        rows = self._transposed.get(p)
-        if rows is None:
-            rows = self._transposed[p] = Rows(self._matrices[p].T)
-        return rows(cotangent)
+        return once(self._transposed, p, lambda: Rows(self._matrices[p].T))(cotangent)
 
 
 class Matrix:

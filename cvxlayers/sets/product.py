@@ -11,8 +11,14 @@ import numpy as np
 from cvxlayers.array import namespace
 from cvxlayers.errors import ShapeError
 from cvxlayers.sets.cone import Array, Cone, is_number
+from cvxlayers.sets.exponential import Exponential
 from cvxlayers.sets.nonnegative import Nonnegative
+from cvxlayers.sets.positive_semidefinite import PositiveSemidefinite
+from cvxlayers.sets.power import Power
+from cvxlayers.sets.second_order import SecondOrder
 from cvxlayers.sets.zero import Free, Zero
+
+ORDER = (Zero, Nonnegative, SecondOrder, PositiveSemidefinite, Exponential, Power)  # of the canonical form
 
 
 class GroupEigen(NamedTuple):
@@ -78,6 +84,12 @@ class Product(Cone):
     def linear(self) -> bool:
         """Whether every block is a zero or nonnegative cone: equalities and inequalities."""
         return all(isinstance(block, (Zero, Nonnegative)) for block in self.blocks)
+
+    @cached_property
+    def canonical(self) -> bool:
+        """Whether all blocks are of the kinds in `ORDER`, and in this order, as solvers of cone programs want them."""
+        kinds = [ORDER.index(type(block)) if type(block) in ORDER else -1 for block in self.blocks]
+        return -1 not in kinds and kinds == sorted(kinds)
 
     def _over_groups(self, method: str, arrays: tuple[Array, ...], *rest: Any) -> list[Any]:
         """``cone.method(*arrays, *rest)`` of every group, the arrays cut and reshaped to (*batch, count, size)."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 
+from cvxlayers.array import outside_autocast
 from cvxlayers.array_map import ArrayMap, ArrayPoint
 from cvxlayers.conic.kkt import Certificate
 from cvxlayers.errors import CvxlayersError
@@ -177,7 +177,7 @@ class ArrayCall(Call):
                 check_real(parameter, t.is_complex())
             self.shapes = [tuple(t.shape) for t in tensors]
             self.batch_shape = self.core.batch_shape(self.shapes)
-            with _outside_autocast(tensors[0]):
+            with outside_autocast(tensors[0]):
                 self.point = self.map.solve([self.wide(t.detach()) for t in tensors], self.batch_shape)
             self._key, self._given = key, [t.detach() for t in tensors]  # which keeps the memory from another's use
             if self.core.on_failure == "raise" and bool((self.point.status > Status.INACCURATE).any()):
@@ -187,14 +187,16 @@ class ArrayCall(Call):
 
     def outputs(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         point = self.run(tensors)
-        outputs = self.map.outputs(point)
-        if self.objective:
-            outputs.append(self.map.objective(point))
+        with outside_autocast(point.y):
+            outputs = self.map.outputs(point)
+            if self.objective:
+                outputs.append(self.map.objective(point))
         return tuple(_own(self.narrow(o)) for o in outputs)
 
     def conic(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         point = self.run(tensors)
-        return point.x.clone(), point.z.clone(), point.s.clone(), point.kept[..., None].clone()
+        with outside_autocast(point.y):
+            return point.x.clone(), point.z.clone(), point.s.clone(), point.kept[..., None].clone()
 
     def gradients(
         self, cotangents: Sequence[torch.Tensor | None], tensors: Sequence[torch.Tensor], wanted: Sequence[int]
@@ -202,7 +204,7 @@ class ArrayCall(Call):
         outputs = [None if g is None else self.wide(g) for g in cotangents]
         value = outputs.pop() if self.objective else None
         point = self.run(tensors)
-        with _outside_autocast(tensors[0]):
+        with outside_autocast(tensors[0]):
             grads, _ = self.map.vjp(point, outputs, value, wanted, self.shapes)
         out: list[torch.Tensor | None] = [None] * len(tensors)
         for i, grad in grads.items():
@@ -210,7 +212,7 @@ class ArrayCall(Call):
         return out
 
     def linear_solve(self, P, A, z, s, gx, gz) -> tuple[torch.Tensor, torch.Tensor]:
-        with _outside_autocast(A):
+        with outside_autocast(A):
             wx, wz = self.map.linear_solve(P, A, z, s, gx, gz)
         return _own(wx), _own(wz)
 
@@ -232,12 +234,6 @@ class ArrayCall(Call):
         return self.core.certify(
             self.core.point_at(values, self.batch_shape, solution, status, iterations), self.batch_shape, self.shapes
         )
-
-
-def _outside_autocast(like: torch.Tensor) -> AbstractContextManager:
-    """Where products are of the dtype of their factors."""
-    kind = like.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _own(t: torch.Tensor) -> torch.Tensor:

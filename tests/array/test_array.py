@@ -1,11 +1,15 @@
 """The operations beside the array standard: the same numbers in three libraries, and derivatives of every order."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import numpy as np
 import pytest
 import torch
 
 from cvxlayers.array import constant, eigh, loop, lyapunov, namespace
+from cvxlayers.array.scatter import Constant
 from tests.checks import close
 
 CONVERT = [np.asarray, torch.as_tensor, jax.numpy.asarray]
@@ -119,3 +123,23 @@ def test_foreign_arrays_are_refused():
         loop(1, lambda state: state, (), like=[1.0])
     with pytest.raises(TypeError):
         namespace(np.ones(1), torch.ones(1))
+
+
+@pytest.mark.parametrize(
+    "find",
+    [Constant(np.arange(3.0)).like, lambda like: constant(np.arange, (7919,), like)],
+    ids=["of an object", "of a function"],
+)
+def test_threads_share_constants(monkeypatch, find):
+    """What the first thread got stays alive: a recorded graph may have its address."""
+    together, copy = threading.Barrier(2), torch.from_numpy
+
+    def both(values):
+        together.wait()
+        return copy(values)
+
+    monkeypatch.setattr(torch, "from_numpy", both)
+    like = torch.zeros(1)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(find, [like, like])
+    assert first is second is find(like)

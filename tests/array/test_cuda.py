@@ -1,14 +1,18 @@
-"""Streams beside the caller's, with a driver that only keeps a record of what it is asked."""
+"""Streams beside the caller's, starts of kernels and the cache, with a driver that only keeps a record."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from cvxlayers.array import cuda
+from cvxlayers.solvers.interior_point.cuda.launch import FactorArguments
 
 CALLER = 7
 
@@ -22,7 +26,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.made, self.alive, self.log, self.recorded, self.events = 100, set(), [], set(), {}
-        self.mode, self.ready, self.memory = 0, True, {}
+        self.mode, self.ready, self.memory, self.contexts = 0, True, {}, []
 
     def new(self, *_):
         self.made += 1
@@ -75,10 +79,11 @@ class Driver:
         return 0, before
 
     def cuCtxPushCurrent(self, context):
+        self.contexts.append(context)
         return (0,)
 
     def cuCtxPopCurrent(self):
-        return 0, 0
+        return 0, self.contexts.pop()
 
 
 @pytest.fixture
@@ -179,3 +184,67 @@ def test_what_is_prepared_can_be_started_again(driver):
     arguments.number = 4
     start(CALLER)
     assert told == [("f", 2, 1, 1, 64, 1, 1, 99, CALLER, number) for number in (3, 4)]
+
+
+@pytest.mark.parametrize("stream", [None, CALLER])
+def test_a_kernel_starts_in_the_context_of_its_device(driver, monkeypatch, stream):
+    """Also in a thread that has none yet, where PyTorch makes none for device 0."""
+    launched = []
+    driver.cuModuleLoadData = driver.cuModuleGetFunction = lambda *args: (0, "f")
+    driver.cuFuncSetAttribute = lambda *args: (0,)
+    driver.CUfunction_attribute = SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8)
+    driver.cuLaunchKernel = lambda *args: launched.append((args[8], list(driver.contexts))) or (0,)
+    monkeypatch.setattr(cuda, "_capability", lambda index: (9, 0))
+    monkeypatch.setattr(cuda, "compile_text", lambda *args: b"code")
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: SimpleNamespace(cuda_stream=CALLER))
+    kernel = cuda.Kernel(Path("f.cu"), "f", {}, 99, 0)
+    kernel(2, 64, FactorArguments(), stream)
+    assert launched == [(CALLER, [1])] and not driver.contexts
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """Texts that were compiled, by a compiler that hands them back."""
+    made = []
+
+    def machine_code(text, name, options):
+        made.append(name)
+        return b"code of " + text
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(cuda, "_bindings", lambda: (None, SimpleNamespace(nvrtcVersion=lambda: (0, 12, 8))))
+    monkeypatch.setattr(cuda, "_machine_code", machine_code)
+    (tmp_path / "f.cu").write_text("text")
+    return SimpleNamespace(
+        made=made, source=tmp_path / "f.cu", get=lambda: cuda.compile_text(tmp_path / "f.cu", {}, (9, 0))
+    )
+
+
+def kept(folder: Path) -> list[Path]:
+    return [file for file in folder.rglob("*") if file.is_file() and file.name != "f.cu"]
+
+
+@pytest.mark.parametrize("rest", [0, 1, 32, 40])
+def test_machine_code_that_was_cut_off_is_made_again(compiled, tmp_path, rest):
+    assert compiled.get() == compiled.get() == b"code of text" and len(compiled.made) == 1
+    (file,) = kept(tmp_path)
+    file.write_bytes(file.read_bytes()[:rest])
+    assert compiled.get() == compiled.get() == b"code of text" and len(compiled.made) == 2
+
+
+def test_nothing_is_left_of_code_that_cannot_be_kept(compiled, tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "replace", full)
+    assert compiled.get() == b"code of text" and not kept(tmp_path)
+
+
+def test_without_a_home_nothing_is_kept(compiled, tmp_path, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert cuda.cache_folder() is None
+    assert compiled.get() == compiled.get() == b"code of text" and len(compiled.made) == 2

@@ -30,6 +30,7 @@ def graphs(monkeypatch):
 
     monkeypatch.setattr(graphs, "REPEATED", 1)
     graphs._graphs.clear()
+    graphs._calls.clear()
     yield graphs
     torch.cuda.synchronize()
     graphs._graphs.clear()
@@ -64,7 +65,7 @@ def close(found, expected):
 def test_the_numbers_of_the_plain_path(graphs, monkeypatch, settings):
     settings, data = Native(**settings), problem(9)
     found = solve(CONE, *data, settings)
-    assert any(graph is not None for graph in graphs._graphs.values())
+    assert graphs._graphs
     close(found, plain(graphs, monkeypatch, CONE, *data, settings))
     again = solve(CONE, *data, settings)
     assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
@@ -107,7 +108,7 @@ def test_other_data_and_other_shapes(graphs, monkeypatch):
 def test_float32(graphs, monkeypatch):
     data = [v.float() for v in problem(5)]
     found = solve(CONE, *data, Native())
-    assert any(graph is not None for graph in graphs._graphs.values())
+    assert graphs._graphs
     torch.testing.assert_close(found.x, plain(graphs, monkeypatch, CONE, *data, Native()).x, rtol=1e-3, atol=1e-3)
 
 
@@ -257,7 +258,7 @@ def test_layers(graphs, monkeypatch, name):
     for factors in ((1.0, 1.01, 0.99), (1.02, 0.98, 1.0), (1.0, 1.01, 0.99)):
         inputs = inputs_of(name, *factors)
         same(everything(layer, inputs), plain(graphs, monkeypatch, layer, inputs, function=everything))
-        assert len(graphs._graphs) == 2 and None not in graphs._graphs.values()
+        assert len(graphs._graphs) == 2
 
 
 def test_cotangents_of_some_outputs(graphs, monkeypatch):

@@ -160,12 +160,16 @@ def solve(
     sparsity: Sparsity | None = None,
     recording: bool = False,
     max_iter: int = 100,
+    limit: int = launching.SHARED_BYTES,
 ) -> Outcome:
     """`cvxlayers.solvers.interior_point.cuda.solve` on NumPy arrays; with ``members``, in parts and by clusters."""
     P, q, A, b = _plain(P, q, A, b)
     rows, (m, n) = launching.layout(cone), A.shape[-2:]
     assert rows is not None
-    launch = sparsity.solve_launch if sparsity else launching.solve_launch(rows, n, m, max(members, 1))
+    if sparsity:
+        launch = sparsity.solve_launch(limit)
+    else:
+        launch = launching.solve_launch(rows, n, m, max(members, 1), limit)
     assert launch is not None
     cones = launching.even(rows.socs) + 18 * rows.threes
     if workspace:
@@ -202,12 +206,16 @@ def linear_solve(
     workspace: bool = False,
     members: int = 0,
     sparsity: Sparsity | None = None,
+    limit: int = launching.SHARED_BYTES,
 ):
     """`cvxlayers.solvers.interior_point.cuda.linear_solve` on NumPy arrays; with ``members`` as `solve`."""
     P, A, z, s, gx, gz = _plain(P, A, z, s, gx, gz)
     rows, (m, n), (several, batch) = launching.layout(cone), A.shape[-2:], gx.shape[:2]
     assert rows is not None
-    launch = sparsity.linear_launch if sparsity else launching.linear_launch(rows, n, m, max(members, 1))
+    if sparsity:
+        launch = sparsity.linear_launch(limit)
+    else:
+        launch = launching.linear_launch(rows, n, m, max(members, 1), limit)
     assert launch is not None
     cones = launching.even(3 * rows.socs) + launching.even(9 * rows.threes)
     if workspace:
@@ -230,7 +238,7 @@ def pair(cone: Product, u, n: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """`cvxlayers.solvers.interior_point.cuda.pair` on NumPy arrays."""
     (u,), rows = _plain(u), launching.layout(cone)
     assert rows is not None
-    launch = launching.linear_launch(rows, n, u.shape[-1])
+    launch = launching.pair_launch(rows, n, u.shape[-1])
     assert launch is not None
     z, s = np.full(u.shape, 7.0), np.full(u.shape, 7.0)
     space = np.full(len(u) * launch.workspace + 1, np.nan)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 import numpy as np
 import pytest
 import torch
@@ -200,9 +202,10 @@ def test_machine_code_is_kept(tmp_path, monkeypatch):
     rows = layout(Product((Nonnegative(3),)))
     assert rows is not None
     launch = solve_launch(rows, 2, 3)
-    assert launch is not None and cache_folder().is_relative_to(tmp_path)
+    folder = cache_folder()
+    assert launch is not None and folder is not None and folder.is_relative_to(tmp_path)
     code = compile_text(FOLDER / "solve.cu", dict(launch.macros), (9, 0))
-    (kept,) = cache_folder().glob("*.cubin")
-    assert kept.read_bytes() == code
-    kept.write_bytes(b"kept")
+    (kept,) = folder.glob("*.code")
+    assert kept.read_bytes() == sha256(code).digest() + code
+    kept.write_bytes(sha256(b"kept").digest() + b"kept")
     assert compile_text(FOLDER / "solve.cu", dict(launch.macros), (9, 0)) == b"kept"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.gpu_kernels import dense_qp
 from cvxlayers.conic.array_newton import polish
@@ -11,8 +12,9 @@ from cvxlayers.conic.kkt import DenseKKT, spectrum
 from cvxlayers.conic.program import ConeProgram, ConicSolution, DenseData
 from cvxlayers.conic.residuals import judge
 from cvxlayers.sets import Exponential, Nonnegative, PositiveSemidefinite, Power, Product, SecondOrder, Zero
-from cvxlayers.solvers.interior_point.cuda import large
+from cvxlayers.solvers.interior_point.cuda import kernels, large
 from cvxlayers.solvers.interior_point.cuda.launch import layout, linear_launch, members_of, solve_launch
+from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.status import Status
 from tests.interior_point.emulation import COMPILER, factor, factorized, linear_solve, pair, panel, solve
 from tests.solvers.problems import by_cvxpy, dense_program, infeasible, objective, solvable, unbounded
@@ -467,3 +469,90 @@ def test_what_fits():
     small, large = solve_launch(plain, 100, 8), solve_launch(plain, 300, 8)
     assert members_of(small, 1, 132, clusters=True) == members_of(large, 1, 132, clusters=False) == 1
     assert [members_of(large, batch, 132, clusters=True) for batch in (1, 29, 30, 59, 60)] == [4, 4, 2, 2, 1]
+
+
+LAUNCHES = {  # shared memory, workspace, and the macros CHUNK, TALL and RESIDENT, of `solve` and of `linear_solve`
+    ("linear", 10, 20, 1): ((7216, 0, 16, 1, 25), (5744, 0, 16, 1, 25)),
+    ("linear", 60, 700, 1): ((123632, 0, 16, 1, 1), (87984, 0, 16, 1, 2)),
+    ("linear", 128, 1200, 1): ((98064, 20400, 16, 0, 2), (190864, 0, 16, 1, 1)),
+    ("linear", 216, 2000, 1): ((229008, 34000, 8, 0, 1), (222096, 22000, 8, 0, 1)),
+    ("linear", 512, 2000, 4): ((117520, 36624, 16, 0, 1), (101136, 22576, 16, 0, 1)),
+    ("curved", 64, 100, 1): ((44096, 128, 16, 1, 4), (36528, 128, 16, 1, 4)),
+    ("curved", 160, 800, 1): ((146704, 14178, 16, 0, 1), (202576, 320, 16, 1, 1)),
+    ("curved", 300, 300, 1): ((87424, 5030, 16, 1, 1), (62576, 1924, 16, 1, 1)),
+}
+SMALLER = {"A100": 163 * 1024, "RTX 4090": 99 * 1024}
+
+
+@pytest.mark.parametrize("shape", LAUNCHES, ids=str)
+def test_launches_with_the_most_memory(shape):
+    """How the kernels are compiled for an H100: with these numbers they have been tried there."""
+    kind, n, m, members = shape
+    rows = layout(Product((Nonnegative(m), *((SecondOrder(10), Exponential()) if kind == "curved" else ()))))
+    assert rows is not None
+    for find, wanted in zip((solve_launch, linear_launch), LAUNCHES[shape], strict=True):
+        launch = find(rows, n, len(rows.block) + rows.linear + 3 * rows.threes, members)
+        assert launch is not None
+        macros = dict(launch.macros)
+        found = (launch.shared_bytes, launch.workspace, *(macros[name] for name in ("CHUNK", "TALL", "RESIDENT")))
+        assert found == wanted
+
+
+def cones_of(m: int) -> list[Product]:
+    """Products of about m rows."""
+    kinds = (
+        (Nonnegative(m),),
+        (Zero(4), Nonnegative(m - 14), SecondOrder(10)),
+        (Nonnegative(4), *(SecondOrder(4),) * (m // 4)),
+        (Nonnegative(4), *(Exponential(),) * (m // 3)),
+        (Nonnegative(4), *(PositiveSemidefinite(8),) * (m // 36)),
+        (PositiveSemidefinite(32),) * (m // 528),
+    )
+    return [Product(kind) for kind in kinds if kind]
+
+
+@pytest.mark.parametrize("limit", SMALLER.values(), ids=SMALLER)
+@pytest.mark.parametrize("clusters", [True, False])
+def test_what_fits_on_smaller_gpus(monkeypatch, limit, clusters):
+    """Of what `fits`, every kernel starts: of the solution, of the derivative, and between them."""
+    started = []
+
+    def run(name, launch, blocks, rows, data, numbers, results, sparsity=None):
+        started.append((name, launch.members))
+        for found in (launch, *(other for _, other in (large.between(launch) if launch.large else ()))):
+            assert found.shared_bytes <= limit
+        return (None,) * len(results)
+
+    monkeypatch.setattr(kernels, "_run", run)
+    monkeypatch.setattr(kernels, "available", lambda device: True)
+    monkeypatch.setattr(kernels, "shared_memory", lambda device: limit)
+    monkeypatch.setattr(kernels, "multiprocessors", lambda device: (108, clusters))
+    fitted = set()
+    for n in (1, 16, 60, 100, 128, 150, 160, 176, 200, 216, 217, 300, 512):
+        for m in (40, 300, 800, 1200, 2000, 4000):
+            for cone in cones_of(m):
+                if not kernels.fits(cone, n, cone.size, "cuda"):
+                    continue
+                fitted.add(n)
+                for batch in (1, 40, 200):
+                    x, z = (torch.zeros(1, 1, dtype=torch.float64).expand(batch, k) for k in (n, cone.size))
+                    P, A = (v[..., None].expand(batch, v.shape[1], n) for v in (x, z))
+                    kernels.solve(cone, P, x, A, z, Native())
+                    kernels.linear_solve(cone, P, A, z, z, x[None], z[None])
+                    if not cone.linear:
+                        kernels.pair(cone, z, n)
+    assert {1, 128, 217, 512} <= fitted and ("pair", 1) in started
+    assert (("solve", 4) in started) == clusters
+
+
+@emulated
+@pytest.mark.parametrize("n, m", [(60, 700), (124, 60)])
+def test_numbers_on_smaller_gpus(n, m):
+    """Less shared memory: the vectors of m are in global memory, or fewer rows are staged."""
+    cone, P, q, A, b = dense_qp(n, m, 1)
+    rows, limit = layout(cone), 99 * 1024
+    assert rows is not None and solve_launch(rows, n, m) != solve_launch(rows, n, m, limit=limit)
+    out = solve(cone, P, q, A, b, limit=limit)
+    assert same(out, solve(cone, P, q, A, b)) and (out.status == Status.SOLVED).all()
+    arguments = (cone, P, A, out.z, out.s, q[None], np.zeros((1, 1, m)))
+    assert same(linear_solve(*arguments, limit=limit), linear_solve(*arguments))

@@ -17,7 +17,7 @@ from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Nonnegative, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point import dispatch
 from cvxlayers.solvers.interior_point.cuda import kernels, large
-from cvxlayers.solvers.interior_point.cuda.launch import layout, solve_launch
+from cvxlayers.solvers.interior_point.cuda.launch import SHARED_BYTES, layout, solve_launch
 from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.status import Status
@@ -52,6 +52,7 @@ def started(monkeypatch):
     assert jax.devices("cpu") and jax_cuda.register("cpu")
     monkeypatch.setattr(kernels.Start, "__call__", run)
     monkeypatch.setattr(kernels, "kernel", lambda *args: None)
+    monkeypatch.setattr(kernels, "shared_memory", lambda device: SHARED_BYTES)
     monkeypatch.setattr("cvxlayers.solvers.interior_point.cuda.fits", fits)
     monkeypatch.setattr("cvxlayers.solvers.interior_point.cuda.sparse", sparse)
     monkeypatch.setattr(jax_cuda, "devices", lambda: tuple(jax.devices("cpu")[:1]))

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 
 from cvxlayers.conic.array_newton import polish
 from cvxlayers.conic.dissection import nested_dissection
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Nonnegative, PositiveSemidefinite, Product, Zero
 from cvxlayers.solvers.interior_point import method
+from cvxlayers.solvers.interior_point.cuda import kernels
 from cvxlayers.solvers.interior_point.cuda.launch import layout
 from cvxlayers.solvers.interior_point.cuda.schedule import schedule
 from cvxlayers.solvers.interior_point.cuda.sparsity import Sparsity
@@ -74,20 +80,20 @@ def test_no_race(name):
 @emulated
 @pytest.mark.parametrize("name", ["control", "curved"])
 @pytest.mark.parametrize("limit", [60, 35, 24, 14])
-def test_in_the_workspace(name, limit, monkeypatch):
+def test_in_the_workspace(name, limit):
     """Less shared memory: the vectors of m, those of n and the factor move to global memory, and no number changes."""
     case = CASES[name]()
     known = sparsity(case.program)
     out = solve(case.cone, *case.arrays, sparsity=known)
     arguments = (case.cone, case.P, case.A, out.z, out.s, *sides(case))
     w = linear_solve(*arguments, sparsity=known)
-    launch = known.solve_launch
+    launch = known.solve_launch()
     assert launch is not None
-    monkeypatch.setattr("cvxlayers.solvers.interior_point.cuda.launch.SHARED_BYTES", launch.shared_bytes * limit // 64)
-    small = sparsity(case.program)
-    assert small.solve_launch is not None and small.solve_launch.shared_bytes < launch.shared_bytes
-    assert same(out, solve(case.cone, *case.arrays, sparsity=small))
-    assert same(w, linear_solve(*arguments, sparsity=small))
+    less = launch.shared_bytes * limit // 64
+    small = known.solve_launch(less)
+    assert small is not None and small.shared_bytes <= less
+    assert same(out, solve(case.cone, *case.arrays, sparsity=known, limit=less))
+    assert same(w, linear_solve(*arguments, sparsity=known, limit=less))
 
 
 @emulated
@@ -270,3 +276,26 @@ def test_dissection():
         matrix = sp.csc_array(sp.random_array((n, n), density=density, rng=rng))
         order = nested_dissection(sp.csc_array(matrix + matrix.T + sp.eye_array(n)))
         assert sorted(order.tolist()) == list(range(n))
+
+
+def test_threads_share_a_pattern(monkeypatch):
+    """One object for all, so that a table lives as long as the program, whose address a recorded graph has."""
+    program, find, made = control(60, 8, 4, 1).program, Sparsity._found, []
+
+    def slowly(of: ConeProgram) -> Sparsity | None:
+        made.append(of)
+        time.sleep(0.05)
+        return find(of)
+
+    monkeypatch.setattr(Sparsity, "_found", slowly)
+    like, together = torch.zeros(1, dtype=torch.float64), threading.Barrier(4)
+
+    def work(_) -> tuple[Sparsity | None, torch.Tensor]:
+        together.wait()
+        found = Sparsity.of(program)
+        assert found is not None
+        return found, kernels._patterns(found, like)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(4)))
+    assert len(made) == 1 and all(a is found[0][0] and b is found[0][1] for a, b in found)

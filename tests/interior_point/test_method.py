@@ -1,5 +1,6 @@
 """The native solver's array text, on NumPy, PyTorch and JAX: outcomes, proofs, and independence of the elements."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from cvxlayers.array import leaves
 from cvxlayers.sets import Exponential, Nonnegative, Product, SecondOrder, Zero
 from cvxlayers.solvers.interior_point import Native, Outcome
 from cvxlayers.solvers.interior_point.method import solve
@@ -325,3 +327,62 @@ def test_rounds_that_go_in_circles(library):
     q = -1e6 * (np.einsum("bij,bj->bi", P, x) + np.einsum("bij,bi->bj", A, z))
     out = run(library, Product((Nonnegative(m),)), (P, q, A, b))
     assert out.status[0] == Status.SOLVED and out.iterations[0] <= 30
+
+
+class Recorded:
+    """A graph on the host: it goes on with the function that it was made of."""
+
+    def __init__(self, body, count):
+        self.body, self.count = body, count
+
+    @contextmanager
+    def session(self, constants, state):
+        def replay():
+            nonlocal state
+            for _ in range(self.count):
+                state = self.body(constants, state)
+            return state
+
+        yield replay
+
+    def own(self, values):
+        return values
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """Graphs by key and shapes, as PyTorch on a GPU has them."""
+    graphs = {}
+
+    def recorded(key, body, count, constants, state):
+        shapes = tuple(tuple(v.shape) for v in leaves((constants, state)))
+        return graphs.setdefault((key, count, shapes), Recorded(body, count))
+
+    monkeypatch.setattr("cvxlayers.array.torch.recorded", recorded)
+    monkeypatch.setattr("cvxlayers.array.torch.prefers_products", lambda x: True)
+    return graphs
+
+
+def test_a_graph_of_another_goal(kept):
+    """After "mixed", float64 goes on with a goal of its own: its graph is not that of float64 from the start."""
+    rng = np.random.default_rng(0)
+    cone = Product((Nonnegative(24),))
+    P, A = 0.1 * np.eye(12)[None], rng.normal(size=(8, 24, 12))
+    data = [torch.from_numpy(v) for v in (P, rng.normal(size=(8, 12)), A, rng.uniform(size=(8, 24)))]
+    settings = Native(tol=1e-6)
+    wanted = solve(cone, *data, settings)
+    kept.clear()
+    solve(cone, *data, replace(settings, precision="mixed"))
+    assert kept
+    for a, b in zip(solve(cone, *data, settings), wanted, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_nothing_is_recorded_for_few(kept):
+    """Where most elements have ended before the first round."""
+    q = torch.full((8, 2), torch.nan, dtype=torch.float64)
+    q[0] = 1.0
+    eye = torch.eye(2, dtype=torch.float64)
+    out = solve(Product((Nonnegative(2),)), eye, q, -eye, torch.zeros(2, dtype=torch.float64), Native())
+    assert out.status[0] == Status.SOLVED and (out.status[1:] == Status.INVALID_INPUT).all()
+    assert all(shapes[0][0] < 8 for _, _, shapes in kept)

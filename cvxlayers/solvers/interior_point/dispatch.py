@@ -7,32 +7,45 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from array_api_compat import is_jax_array, is_torch_array
+from array_api_compat import is_jax_array
 
-from cvxlayers.array import jax_cuda, namespace, stop_gradient
-from cvxlayers.array.cuda import of_jax
+from cvxlayers.array import jax_cuda, namespace, outside_autocast, stop_gradient
+from cvxlayers.array.cuda import of_jax, reachable
 from cvxlayers.conic import array_kkt, array_newton
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.errors import SettingsError
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point import cuda, method
+from cvxlayers.solvers.interior_point.arguments import checked
 from cvxlayers.solvers.interior_point.native import Native
 from cvxlayers.solvers.interior_point.outcome import Outcome
 
 Array = Any
 
+_DEFAULT = Native()
+
 
 def solve(
-    cone: Product, P: Array, q: Array, A: Array, b: Array, settings: Native, program: ConeProgram | None = None
+    cone: Product,
+    P: Array,
+    q: Array,
+    A: Array,
+    b: Array,
+    settings: Native = _DEFAULT,
+    program: ConeProgram | None = None,
 ) -> Outcome:
     """Solutions of a batch of dense programs, on the device of the arrays; see `method.solve`.
 
-    ``program``, here as everywhere below, tells the patterns of P and A, if they are known.
+    A constant for automatic differentiation: `ConeLayer` of `cvxlayers.torch` and `cvxlayers.jax` has derivatives.
+    ``program``, here as everywhere below, tells the patterns of P and A, if they are known. Arrays of several
+    floating-point dtypes are brought to their common one. Raises ShapeError where shapes or devices do not fit each
+    other, or the cone lists its blocks in another order than the canonical one.
     """
     settings = _native(settings)
-    lead = np.broadcast_shapes(*(tuple(v.shape[:-k]) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))))
+    lead, (P, q, A, b) = checked(cone, P=P, q=q, A=A, b=b)
     if not _fused(cone, A, settings, program) or 0 in lead:
-        return method.solve(cone, P, q, A, b, settings)
+        with outside_autocast(A):
+            return method.solve(cone, P, q, A, b, settings)
     data = [_flat(stop_gradient(v), lead, k) for v, k in ((P, 2), (q, 1), (A, 2), (b, 1))]
     kernel = partial(cuda.solve, cone, settings=settings, sparsity=_sparsity(program, A))
     otherwise = partial(method.solve, cone, settings=settings)
@@ -79,12 +92,33 @@ def linear_solve(
     s: Array,
     gx: Array,
     gz: Array,
-    settings: Native,
+    settings: Native = _DEFAULT,
     mu: float = 0.0,
     program: ConeProgram | None = None,
 ) -> tuple[Array, Array, Array]:
-    """(w_x, w_z, residual) of the derivative's system at solutions; see `cvxlayers.conic.array_kkt.linear_solve`."""
+    """(w_x, w_z, residual) of the derivative's system at solutions; see `cvxlayers.conic.array_kkt.linear_solve`.
+
+    Raises what `solve` raises.
+    """
     settings = _native(settings)
+    _, arrays = checked(cone, P=P, A=A, z=z, s=s, gx=gx, gz=gz)
+    with outside_autocast(arrays[0]):
+        return _linear_solve(cone, *arrays, settings=settings, mu=mu, program=program)
+
+
+def _linear_solve(
+    cone: Product,
+    P: Array,
+    A: Array,
+    z: Array,
+    s: Array,
+    gx: Array,
+    gz: Array,
+    settings: Native,
+    mu: float,
+    program: ConeProgram | None,
+) -> tuple[Array, Array, Array]:
+    """`linear_solve` of arrays that are `checked`."""
     if mu or not _fused(cone, A, settings, program):
         return array_kkt.linear_solve(cone, P, A, z, s, gx, gz, mu)
     sides = array_kkt.Sides((P, A, z, s), (gx, gz))
@@ -123,16 +157,20 @@ def polish(
     z: Array,
     s: Array,
     residuals: Array,
-    settings: Native,
+    settings: Native = _DEFAULT,
     program: ConeProgram | None = None,
 ) -> tuple[Array, Array, Array, Array]:
-    """(x, z, s, residuals) after Newton's method on the optimality conditions; see `cvxlayers.conic.array_newton`."""
-    arrays = (P, q, A, b, x, z, s, residuals)
-    if not _fused(cone, A, settings, program) or 0 in x.shape:
-        return array_newton.polish(cone, *arrays)
+    """(x, z, s, residuals) after Newton's method on the optimality conditions; see `cvxlayers.conic.array_newton`.
+
+    Raises what `solve` raises.
+    """
+    _, arrays = checked(cone, P=P, q=q, A=A, b=b, x=x, z=z, s=s, residuals=residuals)
+    A, x = arrays[2], arrays[4]
     kernel, otherwise = partial(_polish, cone, settings, program), partial(array_newton.polish, cone)
-    if not is_jax_array(x):
-        return kernel(*arrays)
+    fused = _fused(cone, A, settings, program) and 0 not in x.shape
+    if not fused or not is_jax_array(x):
+        with outside_autocast(A):
+            return (kernel if fused else otherwise)(*arrays)
     lead = tuple(x.shape[:-1])
     data = [_flat(v, lead, k) for v, k in zip(arrays, (2, 1, 2, 1, 1, 1, 1, 1), strict=True)]
     found = _on_cuda(kernel, otherwise, data, (0,) * 8, (0,) * 4)
@@ -153,7 +191,7 @@ def _polish(
         return tuple(xp.reshape(v, u.shape) for v in cuda.pair(cone, flat, n))  # pyright: ignore[reportReturnType]
 
     def direction(z: Array, s: Array, top: Array, low: Array) -> tuple[Array, Array]:
-        wx, wz, _ = linear_solve(cone, P, A, z, s, top, low, settings, program=program)
+        wx, wz, _ = _linear_solve(cone, P, A, z, s, top, low, settings, 0.0, program)
         # Of a singular system, whatever the kernel leaves; the residuals decide what is kept.
         return xp.where(xp.isfinite(wx), wx, 0.0), xp.where(xp.isfinite(wz), wz, 0.0)
 
@@ -177,7 +215,7 @@ def _kernels(cone: Product, n: int, m: int, like: Array, settings: Native, progr
     """Whether the kernels take programs of this shape where an array is."""
     if not settings.compiled or settings.precision != "float64":
         return False
-    if not is_jax_array(like) and not (is_torch_array(like) and like.is_cuda):
+    if not is_jax_array(like) and not reachable(like):
         return False
     return _takes(cone, n, m, _devices(like), program)
 

@@ -189,8 +189,9 @@ class Method:
         if left is None or state.done.ndim != 2:
             return iterate(limit, self.round, state, lambda state: state.done)
         count = 2 if prefers_products(state.done) else 1  # a look waits for the accelerator
-        state, limit = self._replayed(state, limit, count)
-        left = pending(state.done)
+        if not self._few(left, state):
+            state, limit = self._replayed(state, limit, count)
+            left = pending(state.done)
         while limit > 0 and len(left):
             if self._few(left, state):
                 some = self._going(state.done, left)
@@ -204,7 +205,8 @@ class Method:
         """The state after recorded rounds, until few elements are left; as it came where there are none."""
         if not self.recordable:
             return state, limit
-        key = (Method, self.barrier.cone, self.tol, self.precision)
+        # The goal is not that of the precision where float64 goes on after "mixed".
+        key = (Method, self.barrier.cone, self.tol, self.goal, self.precision)
         graph = recorded(key, lambda arrays, state: self._with(arrays).round(state), count, self.arrays, state)
         if graph is None:
             return state, limit

@@ -6,18 +6,18 @@ import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from array_api_compat import is_jax_array
 
 from cvxlayers.array import constant, jax_cuda, namespace
 from cvxlayers.array.cuda import available, device_of, multiprocessors, shared_memory
+from cvxlayers.array.once import once
 from cvxlayers.conic.program import ConeProgram
 from cvxlayers.sets import Product
 from cvxlayers.solvers.interior_point.cuda import large
 from cvxlayers.solvers.interior_point.cuda.launch import (
-    MOST_COLUMNS,
+    SHARED_BYTES,
     Launch,
     Layout,
     LinearArguments,
@@ -27,6 +27,7 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
     layout,
     linear_launch,
     members_of,
+    pair_launch,
     solve_launch,
     stride,
 )
@@ -80,19 +81,30 @@ class Start:
 
 
 def fits(cone: Product, n: int, m: int, device: Any, program: ConeProgram | None = None) -> bool:
-    """Whether `solve` takes programs of this shape on this device: its cones, its size, and a compiler."""
+    """Whether the kernels take programs of this shape on this device: its cones, its size, and a compiler."""
     if sparse(program, [device]) is not None:
         return True
     rows = layout(cone)
-    launch = rows and solve_launch(rows, n, m)
-    if not launch or not available(device):
+    if not rows or not available(device):
         return False
-    needed = [launch, *(found for _, found in large.between(launch))] if launch.large else [launch]
-    return max(found.shared_bytes for found in needed) <= shared_memory(device)
+    limit = _limit([device])
+    launches = [solve_launch(rows, n, m, limit=limit), linear_launch(rows, n, m, limit=limit)]
+    if not cone.linear:
+        launches.append(pair_launch(rows, n, m))
+    found = [launch for launch in launches if launch]
+    if len(found) < len(launches):
+        return False
+    needed = [*found, *(launch for _, launch in large.between(found[0]))] if found[0].large else found
+    return max(launch.shared_bytes for launch in needed) <= limit
+
+
+def _limit(devices: Sequence[Any]) -> int:
+    """The shared memory, in bytes, that a block is given: what all of the devices have."""
+    return min([SHARED_BYTES, *map(shared_memory, devices)])
 
 
 def in_parts(cone: Product, n: int, m: int) -> bool:
-    """Whether `solve` stops where it needs a factor; see `large`."""
+    """Whether `solve` stops where it needs a factor, if it `fits`; see `large`."""
     rows = layout(cone)
     launch = rows and solve_launch(rows, n, m)
     return bool(launch and launch.large)
@@ -102,11 +114,8 @@ def sparse(program: ConeProgram | None, devices: Sequence[Any]) -> Sparsity | No
     """The patterns of a program, where the kernels are faster with them, and fit on these devices."""
     if program is None or not all(available(device) for device in devices):
         return None
-    found = Sparsity.of(program)
-    if found is None or not (found.solve_launch and found.linear_launch):
-        return None
-    used = max(found.solve_launch.shared_bytes, found.linear_launch.shared_bytes)
-    return found if all(used <= shared_memory(device) for device in devices) else None
+    found, limit = Sparsity.of(program), _limit(devices)
+    return found if found and found.solve_launch(limit) and found.linear_launch(limit) else None
 
 
 def solve(
@@ -119,7 +128,10 @@ def solve(
     arrays. Nothing waits for it, but where `in_parts` the host, which looks who is done.
     """
     rows, (m, n), batch = layout(cone), A.shape[-2:], max(v.shape[0] for v in (P, q, A, b))
-    launch = sparsity.solve_launch if sparsity else rows and _clustered(solve_launch, rows, n, m, batch, q)
+    if sparsity:
+        launch = sparsity.solve_launch(_limit(_devices(q)))
+    else:
+        launch = rows and _clustered(solve_launch, rows, n, m, batch, q)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     data = {"P": P, "q": q, "A": A, "b": b}
@@ -151,7 +163,10 @@ def linear_solve(
     factor serves all R. Elements whose system is singular have a residual that is not small.
     """
     rows, (m, n), (several, batch) = layout(cone), A.shape[-2:], gx.shape[:2]
-    launch = sparsity.linear_launch if sparsity else rows and _clustered(linear_launch, rows, n, m, batch, gx)
+    if sparsity:
+        launch = sparsity.linear_launch(_limit(_devices(gx)))
+    else:
+        launch = rows and _clustered(linear_launch, rows, n, m, batch, gx)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     data = {"P": P, "A": A, "z": z, "s": s, "gx": gx, "gz": gz}
@@ -170,7 +185,7 @@ def linear_solve(
 def pair(cone: Product, u: Array, n: int) -> tuple[Array, Array]:
     """`cone.pair(u)` for a contiguous float64 array u (B, m) on a GPU, where `fits` says so for n variables."""
     rows, (batch, m) = layout(cone), u.shape
-    launch = rows and linear_launch(rows, min(n, MOST_COLUMNS), m)
+    launch = rows and pair_launch(rows, n, m)
     if not rows or not launch:
         raise ValueError(f"the kernel should be asked `fits` first; it does not take {cone!r} with n = {n}.")
     results: _Shapes = dict.fromkeys("zs", ((batch, m), "float64"))
@@ -208,30 +223,31 @@ def _run(
     return found[:-1]
 
 
-_KEPT: WeakKeyDictionary[Sparsity, dict[Any, Array]] = WeakKeyDictionary()
-
-
 def _patterns(sparsity: Sparsity, like: Array) -> Array:
     """The table of a pattern in the library of ``like``; for PyTorch it stays on the device as long as the pattern."""
     if is_jax_array(like):
         return namespace(like).asarray(sparsity.table)
-    kept = _KEPT.setdefault(sparsity, {})
-    if like.device not in kept:
-        kept[like.device] = namespace(like).asarray(sparsity.table, device=like.device)
-    return kept[like.device]
+    device = like.device
+    return once(sparsity.kept, device, lambda: namespace(like).asarray(sparsity.table, device=device))
 
 
 def _clustered(
     launch: Callable[..., Launch | None], rows: Layout, n: int, m: int, batch: int, like: Array
 ) -> Launch | None:
     """How a kernel is started on the device of ``like``, or on any that JAX may choose, for a batch of this size."""
-    alone = launch(rows, n, m)
+    devices = _devices(like)
+    limit = _limit(devices)
+    alone = launch(rows, n, m, limit=limit)
     if alone is None or not alone.large or not batch:
         return alone
-    counts, clusters = zip(
-        *map(multiprocessors, jax_cuda.devices() if is_jax_array(like) else [like.device]), strict=True
-    )
-    return launch(rows, n, m, members_of(alone, large.portion(n, batch), min(counts), all(clusters)))
+    counts, clusters = zip(*map(multiprocessors, devices), strict=True)
+    members = members_of(alone, large.portion(n, batch), min(counts), all(clusters))
+    return launch(rows, n, m, members, limit) or alone  # members take more memory each
+
+
+def _devices(like: Array) -> Sequence[Any]:
+    """Where ``like`` is, or all devices that JAX may choose."""
+    return jax_cuda.devices() if is_jax_array(like) else (like.device,)
 
 
 def _by_xla(start: Start, operands: Sequence[Array], results: Sequence[tuple[tuple[int, ...], str]]) -> Sequence[Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -138,14 +138,11 @@ class Layout:
 @lru_cache(maxsize=256)
 def layout(cone: Product) -> Layout | None:
     """The rows of ``cone``; None if it has other cones, or has them in another order."""
+    if not cone.canonical:
+        return None
     zeros = linear = exponentials = 0
     starts, semis, alphas = [], [], []
-    order = (Zero, Nonnegative, SecondOrder, PositiveSemidefinite, Exponential, Power)
-    last = 0
     for block, count, start in cone.groups:
-        if type(block) not in order or order.index(type(block)) < last:
-            return None
-        last = order.index(type(block))
         if isinstance(block, Zero):
             zeros = block.size
         if isinstance(block, (Zero, Nonnegative)):
@@ -198,14 +195,24 @@ DIRECTORY = 42  # words of the directory of sparse.cuh
 _HEAD = 64  # of a saved state, as in large.cuh
 
 
-def solve_launch(rows: Layout, n: int, m: int, members: int = 1) -> Launch | None:
-    """How `solve` is started, a cluster of ``members`` blocks for each problem; None where it does not fit."""
-    return _launch(rows, n, m, (5, 8), (9, 8), even(rows.socs) + 18 * rows.threes, members)
+def solve_launch(rows: Layout, n: int, m: int, members: int = 1, limit: int = SHARED_BYTES) -> Launch | None:
+    """How `solve` is started, a cluster of ``members`` blocks for each problem; None where it does not fit.
+
+    ``limit`` is the shared memory, in bytes, that a block may have; so below.
+    """
+    return _launch(rows, n, m, (5, 8), (9, 8), even(rows.socs) + 18 * rows.threes, members, limit)
 
 
-def linear_launch(rows: Layout, n: int, m: int, members: int = 1) -> Launch | None:
+def linear_launch(rows: Layout, n: int, m: int, members: int = 1, limit: int = SHARED_BYTES) -> Launch | None:
     """How `linear_solve` is started; None where it does not fit."""
-    return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes), members)
+    return _launch(rows, n, m, (1, 8), (3, 8), even(3 * rows.socs) + even(9 * rows.threes), members, limit)
+
+
+@lru_cache(maxsize=256)
+def pair_launch(rows: Layout, n: int, m: int) -> Launch | None:
+    """How `pair` is started for cones of programs with n variables: of shared memory it has the header alone."""
+    launch = linear_launch(rows, min(n, MOST_COLUMNS), m)
+    return launch and replace(launch, shared_bytes=8 * _HEADER)
 
 
 def members_of(launch: Launch | None, batch: int, multiprocessors: int, clusters: bool) -> int:
@@ -218,14 +225,18 @@ def members_of(launch: Launch | None, batch: int, multiprocessors: int, clusters
     return next((k for k in (4, 2) if k * batch <= FILLED * multiprocessors), 1)
 
 
-def sparse_solve_launch(rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int]) -> Launch | None:
+def sparse_solve_launch(
+    rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int], limit: int = SHARED_BYTES
+) -> Launch | None:
     """How `solve` is started where it knows a pattern; see `Sparsity`."""
-    return _sparse_launch(rows, n, m, threads, sizes, 13, 17, even(rows.socs) + 18 * rows.threes)
+    return _sparse_launch(rows, n, m, threads, sizes, 13, 17, even(rows.socs) + 18 * rows.threes, limit)
 
 
-def sparse_linear_launch(rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int]) -> Launch | None:
+def sparse_linear_launch(
+    rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int], limit: int = SHARED_BYTES
+) -> Launch | None:
     """How `linear_solve` is started where it knows a pattern."""
-    return _sparse_launch(rows, n, m, threads, sizes, 9, 11, even(3 * rows.socs) + even(9 * rows.threes))
+    return _sparse_launch(rows, n, m, threads, sizes, 9, 11, even(3 * rows.socs) + even(9 * rows.threes), limit)
 
 
 @lru_cache(maxsize=8)
@@ -268,7 +279,7 @@ def _tiled(width: int, macros: dict[str, int]) -> Launch:
 
 @lru_cache(maxsize=256)
 def _launch(
-    rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int], cones: int, members: int
+    rows: Layout, n: int, m: int, wide: tuple[int, int], tall: tuple[int, int], cones: int, members: int, limit: int
 ) -> Launch | None:
     """``wide`` and ``tall`` count the vectors of n and of m: those kept, and those dead while the matrix is formed.
 
@@ -291,11 +302,11 @@ def _launch(
         passing = wide[1] * size + tall[1] * height * shared
         staged = chunk * ((n + 15) // 16 * 16 + 4)
         used = 8 * (fixed + max(staged, passing) + (tall[0] * height + cones) * shared)
-        if used <= SHARED_BYTES:
+        if used <= limit:
             break
     else:
         return None
-    resident = _resident(used, threads, registers)
+    resident = _resident(used, threads, registers, limit)
     squares, orders = int((rows.orders**2).sum()), int(rows.orders.sum())
     order = int(rows.orders.max(initial=0))
     # What `cones.cuh` and `projections.cuh` keep of semidefinite cones.
@@ -317,7 +328,7 @@ def _launch(
 
 
 def _sparse_launch(
-    rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int], wide: int, tall: int, cones: int
+    rows: Layout, n: int, m: int, threads: int, sizes: dict[str, int], wide: int, tall: int, cones: int, limit: int
 ) -> Launch | None:
     """``wide`` and ``tall`` count the vectors of n and of m, ``cones`` the numbers of the scalings of curved cones."""
     if m > MOST_ROWS:
@@ -328,11 +339,11 @@ def _sparse_launch(
     fixed = _SPARSE_HEADER + even(DIRECTORY) + (threads // 32 + 1) * 16 + 4 * even(sizes["PIVOTS"])
     for places in ((1, 1, 1), (1, 1, 0), (1, 0, 0), (0, 1, 1), (0, 1, 0), (0, 0, 0)):
         used = 8 * (fixed + sum(p * size for p, size in zip(places, (factor, vectors, height), strict=True)))
-        if used <= SHARED_BYTES:
+        if used <= limit:
             break
     else:
         return None
-    resident = _resident(used, threads, REGISTERS)
+    resident = _resident(used, threads, REGISTERS, limit)
     values = even(sizes["A_ENTRIES"] + 1) + even(sizes["P_ENTRIES"] + 1) + even(sizes["STAGED"] + 1)
     workspace = values + sum((not p) * size for p, size in zip(places, (factor, vectors, height), strict=True))
     macros = {
@@ -344,9 +355,9 @@ def _sparse_launch(
     return Launch(threads, used, workspace, tuple(macros.items()))
 
 
-def _resident(used: int, threads: int, registers: int) -> int:
+def _resident(used: int, threads: int, registers: int, limit: int) -> int:
     """How many blocks share a multiprocessor: as its memory holds, and as leave a thread its registers."""
-    return max(1, min(SHARED_BYTES // (used + 1024), 65536 // (registers * threads)))
+    return max(1, min(limit // (used + 1024), 65536 // (registers * threads)))
 
 
 def stride(v: Any, batch: int) -> int:

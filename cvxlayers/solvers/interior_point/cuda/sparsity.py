@@ -6,8 +6,11 @@ the warps by `schedule`. One table holds them all; every problem of a batch read
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from copy import copy
 from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,6 +22,7 @@ from cvxlayers.solvers.interior_point.cuda.launch import (
     DIRECTORY,
     MOST_COLUMNS,
     MOST_ROWS,
+    SHARED_BYTES,
     Launch,
     Layout,
     layout,
@@ -41,6 +45,7 @@ class Sparsity:
     """The order of elimination, the table and the launches of one sparse program."""
 
     _known: WeakKeyDictionary[ConeProgram, Sparsity | None] = WeakKeyDictionary()
+    _making = threading.Lock()
 
     @classmethod
     def of(cls, program: ConeProgram) -> Sparsity | None:
@@ -49,7 +54,9 @@ class Sparsity:
         ``program.P`` and ``program.A`` hold every entry that may be nonzero.
         """
         if program not in cls._known:
-            cls._known[program] = cls._found(copy(program))  # which must not keep its own key alive
+            with cls._making:  # it takes long, and recorded graphs have the addresses of what the first one has
+                if program not in cls._known:
+                    cls._known[program] = cls._found(copy(program))  # which must not keep its own key alive
         return cls._known[program]
 
     @classmethod
@@ -66,6 +73,8 @@ class Sparsity:
 
     def __init__(self, program: ConeProgram, rows: Layout) -> None:
         self.program, self.rows = program, rows
+        self.kept: dict[Any, Any] = {}  # copies of the table, by device
+        self._launches: dict[tuple, Launch | None] = {}  # each is asked for at every call
         self.staged = Staged(program, rows)
         orders = (nested_dissection, minimum_degree)
         candidates = [Elimination(self.staged, long, find) for long in self.staged.longs() for find in orders]
@@ -75,20 +84,26 @@ class Sparsity:
     @cached_property
     def pays(self) -> bool:
         """Whether it is expected to be faster than the dense kernels, or the plain method where those do not fit."""
-        if self.elimination.terms > _MOST_TERMS or not (self.solve_launch and self.linear_launch):
+        if self.elimination.terms > _MOST_TERMS or not (self.solve_launch() and self.linear_launch()):
             return False
         share = _CLEARLY if self.program.n <= MOST_COLUMNS else 1.0
         return self.elimination.cost < share * _dense_work(self.program.n, self.program.m)
 
-    @cached_property
-    def solve_launch(self) -> Launch | None:
-        return sparse_solve_launch(self.rows, self.program.n, self.program.m, self.threads, self.sizes)
+    def solve_launch(self, limit: int = SHARED_BYTES) -> Launch | None:
+        """How `solve` is started where a block may have so many bytes of shared memory; None where it does not fit."""
+        return self._launch(sparse_solve_launch, limit)
+
+    def linear_launch(self, limit: int = SHARED_BYTES) -> Launch | None:
+        """The same of `linear_solve`."""
+        return self._launch(sparse_linear_launch, limit)
+
+    def _launch(self, find: Callable[..., Launch | None], limit: int) -> Launch | None:
+        key = (find, limit)
+        if key not in self._launches:
+            self._launches[key] = find(self.rows, self.program.n, self.program.m, self.threads, self.sizes, limit)
+        return self._launches[key]
 
     @cached_property
-    def linear_launch(self) -> Launch | None:
-        return sparse_linear_launch(self.rows, self.program.n, self.program.m, self.threads, self.sizes)
-
-    @property
     def sizes(self) -> dict[str, int]:
         """What the text is compiled with beside the shape."""
         staged, order = self.staged, self.elimination
