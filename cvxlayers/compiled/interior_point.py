@@ -50,6 +50,7 @@ _FACE = 1e-10  # so does a residual this small, in the equilibrated program, bes
 _ACCEPTED = 5e-7  # what rounding errors may contribute to it
 _EPSILON = 2.220446049250313e-16
 _NEARLY, _PATIENCE = 1e-5, 8  # residuals from which on an iteration that improves nothing for so long is given up
+_CYCLE, _AIM = 10, 0.1  # after so many iterations that brought nothing, the share of centering that the step gets
 _STUCK = 1e-4  # a step shorter than this is none
 _NEAR, _NEARER = 1e-2, 1e-3  # residuals from which on Newton's method is tried, and again once they are so much smaller
 
@@ -279,7 +280,7 @@ def solve(
                 ds[i] = -s[i] - ds[i]
             dkappa = -kappa - kappa / tau * dtau
             step = _step(C, s, z, ds, dz, tau, dtau, kappa, dkappa, 1.0)
-            sigma = (1.0 - step) ** 3
+            sigma = _AIM if iteration - best_at >= _CYCLE else (1.0 - step) ** 3
 
             # The corrector.
             corrected(C, s, z, ds, dz, sigma * mu, rs)
