@@ -79,7 +79,9 @@ def test_derivatives_by_differences(name, solver, quadratic):
         close((v.grad * direction).sum(), (ends[0] - ends[1]) / (2 * step), 2e-4)
 
 
-@pytest.mark.parametrize(("name", "solver"), [("everything", None), ("inequalities", "native")])
+@pytest.mark.parametrize(
+    ("name", "solver"), [("everything", None), pytest.param("inequalities", "native", marks=pytest.mark.slow)]
+)
 def test_jax_and_torch_agree_under_every_transform(name, solver):
     values = matrices(name)
     given = tensors(values)
