@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -64,8 +65,8 @@ class Layer:
             raise SettingsError(f"gradient should be 'exact' or 'smoothed'; got {gradient!r}.")
         if on_failure not in ("raise", "nan"):
             raise SettingsError(f"on_failure should be 'raise' or 'nan'; got {on_failure!r}.")
-        if not smoothing > 0:
-            raise SettingsError(f"smoothing should be positive; got {smoothing!r}.")
+        if isinstance(smoothing, bool) or not isinstance(smoothing, Real) or not smoothing > 0:
+            raise SettingsError(f"smoothing should be a positive number; got {smoothing!r}.")
         self.form, self.on_failure, self.gradient = form, on_failure, gradient
         self.solver_args = as_settings(solver_args)
         self.mu = smoothing if gradient == "smoothed" else 0.0

@@ -70,6 +70,13 @@ class Result:
     def __iter__(self) -> Iterator[Any]:
         return iter(self.variables)
 
+    def __len__(self) -> int:
+        return len(self.variables)
+
+    def __contains__(self, key: Any) -> bool:
+        """Whether this is the name, or the CVXPY object, of one of ``variables``."""
+        return key in self.names if isinstance(key, str) else getattr(key, "id", None) in self.ids
+
     def __repr__(self) -> str:
         shape = tuple(getattr(self.status, "shape", ()))
         batch = f", batch {shape}" if shape else ""

@@ -127,7 +127,18 @@ def _outside(parameter: Parameter, flat: np.ndarray) -> np.ndarray:
             n = parameter.shape[-1]
             matrix = (to_complex(flat) if parameter.complex else flat).reshape((*flat.shape[:-1], *parameter.shape))
             matrix = np.where(np.isfinite(matrix), matrix, 0.0)
-            sign = 1.0 if attribute == "PSD" else -1.0
-            eigenvalues = np.linalg.eigvalsh(sign * (matrix + matrix.swapaxes(-1, -2).conj()) / 2)
-            bad |= eigenvalues.reshape((*flat.shape[:-1], -1)).min(-1, initial=0.0) < -slack * n
+            sign = 0.5 if attribute == "PSD" else -0.5
+            bad |= _indefinite(sign * (matrix + matrix.swapaxes(-1, -2).conj()), slack * n)
     return bad
+
+
+def _indefinite(matrix: np.ndarray, slack: np.ndarray) -> np.ndarray:
+    """Which elements of (*batch, ..., n, n) have an eigenvalue below -slack, (*batch); not those of no finite slack."""
+    n, known = matrix.shape[-1], np.isfinite(slack)
+    room = np.where(known, slack, 1.0).reshape((*slack.shape, *(1,) * (matrix.ndim - slack.ndim)))
+    try:  # a tenth of the time of eigenvalues
+        np.linalg.cholesky(matrix + room * np.eye(n))
+        return np.zeros(slack.shape, bool)
+    except np.linalg.LinAlgError:
+        eigenvalues = np.linalg.eigvalsh(matrix)
+        return known & (eigenvalues.reshape((*slack.shape, -1)).min(-1, initial=0.0) < -np.where(known, slack, 0.0))

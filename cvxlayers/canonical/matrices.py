@@ -43,7 +43,8 @@ def of_matrices(n: int, cone: Cone | Iterable[Cone], quadratic: bool = True) -> 
         Pattern((n, n), rows, cols), Pattern((m, n), np.tile(np.arange(m), n), np.repeat(np.arange(n), m)), cone
     )
     outputs = (_whole("x", n), _whole("z", m), _whole("s", m))
-    parameters = tuple(Parameter(name, shape) for name, shape in shapes.items())
+    domain = {"P": ("PSD",)}
+    parameters = tuple(Parameter(name, shape, domain=domain.get(name, ())) for name, shape in shapes.items())
     return AffineSolverAffine(program, parameters, lift, outputs, np.zeros(n, bool))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from cvxlayers.sets import Product
+from cvxlayers.status import Status
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +152,11 @@ class ConicSolution:
     def take(self, elements: slice | np.ndarray) -> ConicSolution:
         """Some elements, as a batch of their own."""
         return ConicSolution(**{k: v[elements] for k in _BATCHED if (v := getattr(self, k)) is not None})
+
+    def give_up(self, i: int) -> None:
+        """Write that element i has no solution."""
+        self.x[i], self.z[i], self.s[i] = np.nan, np.nan, np.nan
+        self.status[i], self.iterations[i] = Status.NUMERICAL_ERROR, 0
 
     def put(self, elements: np.ndarray, other: ConicSolution) -> ConicSolution:
         """The same, with some elements replaced by those of another batch, in order."""

@@ -258,7 +258,7 @@ class Judge:
         none = np.zeros((len(z), self.shape[1]))
         ATz, size = self.products(data, none, z)[2], self.products(absolute, none, np.abs(z))[2]
         share = 1.0 / np.vecdot(np.abs(z), np.abs(b))  # |b'z| is 1
-        worst = np.maximum(_ratio(ATz, share[:, None] * size), self.violation(z, dual=True) / _norm(z))
+        worst = np.maximum(_ratio(ATz, share[:, None] * size), self.violation(z, dual=True) / _safe_norm(z))
         # From z'(b - Ax - s) <= b'z: no point's primal residual r has |z|'|r| < 1. That must be more than rounding.
         floor = 1e-6 * np.maximum(1.0, _norm(b))[:, None]
         return z, np.maximum(worst, np.finfo(float).eps * np.vecdot(np.abs(z), np.maximum(np.abs(b), floor)))
@@ -273,19 +273,25 @@ class Judge:
         P_size, A_size, _ = self.products(absolute, np.abs(x), none)
         share = 1.0 / np.vecdot(np.abs(x), np.abs(q))[:, None]
         size = A_size + np.abs(s)
-        outside = self.violation(s) / np.maximum(_norm(size), np.finfo(float).tiny)
+        outside = self.violation(s) / np.maximum(_safe_norm(size), np.finfo(float).tiny)
         primal = np.maximum(_ratio(Ax + s, share * size), outside)
         return x, s, np.stack((primal, _ratio(Px, share * P_size)), axis=-1)
 
 
 def _ratio(v: np.ndarray, size: np.ndarray) -> np.ndarray:
     """||v|| / ||size||, and 0 where v is zero."""
-    top, bottom = _norm(v), _norm(size)
+    top, bottom = _safe_norm(v), _safe_norm(size)
     return np.where(top > 0, top / np.where(bottom > 0, bottom, np.finfo(float).tiny), top)
 
 
 def _norm(v: np.ndarray) -> np.ndarray:
     return np.sqrt(np.vecdot(v, v))
+
+
+def _safe_norm(v: np.ndarray) -> np.ndarray:
+    """The norm, with squares that neither vanish nor overflow."""
+    largest = np.abs(v).max(-1, initial=0.0)
+    return largest * _norm(v / np.where(largest > 0, largest, 1.0)[..., None])
 
 
 def _scatter(where: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:

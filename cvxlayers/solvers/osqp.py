@@ -59,14 +59,19 @@ class _Prepared(Prepared):
 
         def solve(elements: Sequence[int]) -> None:
             problem, adapted, lower = None, False, np.full(program.m, -np.inf)
+            refused = self.solver.load().OSQPException
             for i in elements:
                 P, q, A, b = data.element(i)
                 lower[:p] = b[:p]
-                if not shared:
-                    problem = self._set_up(P, q, A, lower, b)
-                elif problem is None:
-                    neutral = np.where(np.arange(program.m) < p, 0.0, -np.inf)
-                    problem = self._set_up(P, np.zeros(program.n), A, neutral, np.zeros(program.m))
+                try:
+                    if not shared:
+                        problem = self._set_up(P, q, A, lower, b)
+                    elif problem is None:
+                        neutral = np.where(np.arange(program.m) < p, 0.0, -np.inf)
+                        problem = self._set_up(P, np.zeros(program.n), A, neutral, np.zeros(program.m))
+                except refused:  # it found no factor
+                    out.give_up(i)
+                    continue
                 if shared:
                     if adapted:
                         problem.update_settings(rho=self.solver.rho)

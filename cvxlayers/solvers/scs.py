@@ -84,7 +84,12 @@ class _Prepared(Prepared):
                 problem = {"A": order.matrix(A), "b": b[order.rows], "c": q.copy()}
                 if program.P.nnz:
                     problem["P"] = program.P.csc(P)
-                workspace, start = scs.SCS(problem, self._cone, **settings), starting_point(warm, i)
+                start = starting_point(warm, i)
+                try:
+                    workspace = scs.SCS(problem, self._cone, **settings)
+                except ValueError:  # it found no factor
+                    out.give_up(i)
+                    continue
                 if start is None:
                     result = workspace.solve(warm_start=False)
                 else:

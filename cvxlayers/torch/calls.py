@@ -29,6 +29,8 @@ class Call(ABC):
         self.objective = objective  # whether the optimal value is an output, the last one
         self.batch_shape: tuple[int, ...] = ()
         self.shapes: list[tuple[int, ...]] = []
+        self._given: list[torch.Tensor] = []  # the parameters of the last solve, and what they were then
+        self._key: list[tuple] | None = None
 
     @abstractmethod
     def outputs(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -95,7 +97,8 @@ class HostCall(Call):
             self.point = self.core.solve(
                 values, self.batch_shape, solver_args=self.solver_args, warm_start=self.warm_start
             )
-            self._values = values
+            self._values, self._given = values, [t.detach() for t in tensors]
+            self._key = [_identity(t) for t in tensors]
         return self.point
 
     def outputs(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -137,15 +140,16 @@ class HostCall(Call):
     def report(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         solution, shape = self.point.solution, self.batch_shape
         arrays = (
-            np.asarray(solution.status).reshape(shape),
-            self.point.residuals.reshape((*shape, 3)),
-            np.asarray(solution.iterations).reshape(shape),
+            np.array(solution.status).reshape(shape),
+            np.array(self.point.residuals).reshape((*shape, 3)),
+            np.array(solution.iterations).reshape(shape),
         )
         status, residuals, iterations = (torch.from_numpy(a).to(like.device) for a in arrays)
         return status, residuals, iterations
 
     def certify(self) -> Certificate:
         if self._certificate is None:
+            _unchanged(self._given, self._key)
             self._certificate = self.core.certify(self.point, self.batch_shape, self.shapes)
         return self._certificate
 
@@ -166,8 +170,6 @@ class ArrayCall(Call):
         self.map = map_
         self.work = torch.float32 if map_.settings.precision == "float32" else torch.float64
         self.point: ArrayPoint
-        self._key: list[tuple] | None = None
-        self._given: list[torch.Tensor] = []
 
     def run(self, tensors: Sequence[torch.Tensor]) -> ArrayPoint:
         """Solve for these parameters, or find that it was done: for these very tensors, unchanged."""
@@ -222,11 +224,7 @@ class ArrayCall(Call):
 
     def certify(self) -> Certificate:
         """Found on the host, of the derivative of the sum of all outputs: what asks for it wants to see numbers."""
-        if [_identity(t) for t in self._given] != self._key:
-            raise CvxlayersError(
-                "the parameters were changed in place after the solve: ask for the certificate before, or hand clones "
-                "to the layer."
-            )
+        _unchanged(self._given, self._key)
         values = [_numpy(t) for t in self._given]
         point = self.point
         solution = [_numpy(v) for v in (point.x, point.z, point.s)]
@@ -245,6 +243,15 @@ def _identity(t: torch.Tensor) -> tuple:
     """What tells a tensor from another, and from itself after a change in place, without a look at its values."""
     version = -1 if t.is_inference() else t._version
     return t.data_ptr(), tuple(t.shape), t.stride(), t.dtype, t.device, version
+
+
+def _unchanged(tensors: Sequence[torch.Tensor], key: list[tuple] | None) -> None:
+    """Raise CvxlayersError if tensors are not any more what they were."""
+    if [_identity(t) for t in tensors] != key:
+        raise CvxlayersError(
+            "the parameters were changed in place after the solve: ask for the certificate before, or hand clones to "
+            "the layer."
+        )
 
 
 def _numpy(t: torch.Tensor) -> np.ndarray:

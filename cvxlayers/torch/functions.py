@@ -22,14 +22,14 @@ from cvxlayers.torch.calls import Call
 
 
 def solve(call: Call, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The outputs, and the optimal value last if the call asks for it."""
+    """The outputs; if the call asks for the optimal value, then that, statuses, residuals and iterations, too."""
     if _traced():
         raise CvxlayersError(
             "torch.fx, and so make_fx and torch.func.linearize, cannot trace a layer, whose solution would be a "
             "constant. Take torch.func.jvp or torch.func.vjp; torch.compile runs a layer as it is."
         )
     if not tensors:
-        return call.outputs(())
+        return _Layer.forward(call)
     function = _Layer if torch._C._are_functorch_transforms_active() else _EagerLayer
     return function.apply(call, *tensors)
 
@@ -52,15 +52,23 @@ class _Function(Function):
 
 
 class _Layer(_Function):
-    """Parameters to outputs and the optimal value."""
+    """Parameters to outputs and the optimal value, and how the solve ended."""
 
     @staticmethod
     def forward(call: Call, *tensors: torch.Tensor):
-        return call.outputs(tensors)
+        outputs = call.outputs(tensors)
+        return (*outputs, *call.report(outputs[-1])) if call.objective else outputs
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        _Function.setup_context(ctx, inputs, output)
+        ctx.ends = 3 if ctx.call.objective else 0
+        ctx.mark_non_differentiable(*output[len(output) - ctx.ends :])
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor | None):
         call, tensors = ctx.call, ctx.saved_tensors
+        cotangents = cotangents[: len(cotangents) - ctx.ends]
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():  # recorded, or vmapped
             return (None, *_pull(call, tensors, cotangents, _recover))
         wanted = [i for i in range(len(tensors)) if ctx.needs_input_grad[i + 1]]
@@ -71,7 +79,7 @@ class _Layer(_Function):
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: torch.Tensor | None):
         with outer_forward_mode():
-            return _push(ctx.call, _primals(ctx), tangents, _recover)
+            return (*_push(ctx.call, _primals(ctx), tangents, _recover), *(None for _ in range(ctx.ends)))
 
     @staticmethod
     def vmap(info, in_dims, call: Call, *tensors: torch.Tensor):

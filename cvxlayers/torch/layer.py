@@ -69,10 +69,11 @@ class _ConvexLayer(torch.nn.Module):
     @_uncompiled
     def solve(self, *params: Any, solver_args: Mapping[str, Any] | None = None, warm_start: bool = False) -> Result:
         """As a call, with the optimal value, status, residuals, iterations and the derivative's certificate."""
-        outputs, call = self._solve(params, solver_args, warm_start, objective=True)
-        status, residuals, iterations = call.report(outputs[-1])
+        (*variables, value, status, residuals, iterations), call = self._solve(
+            params, solver_args, warm_start, objective=True
+        )
         names, ids = self.core.form.names, self.core.form.ids
-        return Result(outputs[:-1], outputs[-1], status, residuals, iterations, names, ids, call.certify)
+        return Result(tuple(variables), value, status, residuals, iterations, names, ids, call.certify)
 
     def _solve(self, params, solver_args, warm_start, objective):
         tensors, dtype = _tensors(params, [p.name for p in self.core.form.parameters])
@@ -201,8 +202,8 @@ class ConeLayer(_ConvexLayer):
 
     minimize (1/2) x'Px + q'x subject to Ax + s = b, s in K, for the parameters P (n, n), q (n,), A (m, n), b (m,), each
     with batch dimensions in front or without. A call returns x (n,), the dual variable z (m,) in K*, and the slack
-    s (m,). P enters as (P + P')/2, which has to be positive semidefinite. Batches, dtypes, devices, derivatives and
-    errors are as with `CvxpyLayer`.
+    s (m,). P enters as (P + P')/2; an element where that is not positive semidefinite is INVALID_INPUT. Batches,
+    dtypes, devices, derivatives and errors are as with `CvxpyLayer`.
 
     Parameters
     ----------
@@ -212,7 +213,7 @@ class ConeLayer(_ConvexLayer):
         K, its blocks in the order `Zero`, `Nonnegative`, `SecondOrder`, `PositiveSemidefinite`, `Exponential`, `Power`
         of `cvxlayers.sets`: m is the sum of their sizes. `Zero` rows are equalities, `Nonnegative` rows Ax <= b.
     quadratic : bool
-        Whether there is a P; without it the call takes q, A and b.
+        Whether there is a P; without it the call takes q, A and b, and solvers without quadratic objectives will do.
     solver, solver_args, gradient, smoothing, on_failure
         As with `CvxpyLayer`.
 

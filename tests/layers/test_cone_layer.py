@@ -16,6 +16,7 @@ import cvxlayers.jax
 import cvxlayers.torch
 from cvxlayers.errors import ProblemError, SettingsError, ShapeError
 from cvxlayers.sets import Free, Nonnegative, PositiveSemidefinite, Product, RotatedSecondOrder, SecondOrder, Zero
+from cvxlayers.solvers import Native
 from cvxlayers.status import Status
 from tests.layers.facts import close
 from tests.solvers.problems import CONES, dense_program, infeasible, solvable
@@ -128,6 +129,24 @@ def test_only_the_symmetric_part_of_P_counts():
     close(x.detach(), layer(*map(torch.from_numpy, (P, q, A, b)))[0], 1e-9)
     x.sum().backward()
     close(given[0].grad, given[0].grad.mT, 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("library", "solver"),
+    [
+        *((cvxlayers.torch, s) for s in (None, "native", "clarabel", "scs", "osqp", Native(compiled=False))),
+        (cvxlayers.jax, None),
+        pytest.param(cvxlayers.jax, "native", marks=pytest.mark.slow),
+    ],
+)
+def test_an_indefinite_P_is_invalid_input(library, solver):
+    """A saddle meets the optimality conditions, too."""
+    layer = library.ConeLayer(2, Nonnegative(2), solver=solver, on_failure="nan")
+    P = np.stack([np.eye(2), np.diag([1.0, -1.0]), np.diag([1.0, 0.0])])
+    given = [P, np.array([1.0, 1.0]), -np.eye(2), np.zeros(2)]
+    result = layer.solve(*(map(torch.from_numpy, given) if library is cvxlayers.torch else given))
+    assert result.status.tolist() == [Status.SOLVED, Status.INVALID_INPUT, Status.SOLVED]
+    close(np.asarray(result["x"])[[0, 2]], np.zeros((2, 2)), 1e-6)
 
 
 def test_a_linear_program_with_and_without_P():

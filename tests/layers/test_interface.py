@@ -313,6 +313,7 @@ def test_results_by_object_name_and_position(library):
     for k, key in enumerate((x, y, total.dual_variables[0], total)):
         assert result[key] is result[k] is result.variables[k]
     assert [v is w for v, w in zip(result, result.variables, strict=True)] == [True] * 4
+    assert len(result) == 4 and x in result and "x" in result and p not in result and "y" not in result
     assert result[total.dual_variables[0].name()] is result[2]
     with pytest.raises(KeyError, match="there are several variables 'x'; all are x, x, "):
         result["x"]

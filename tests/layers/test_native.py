@@ -437,9 +437,10 @@ def test_nothing_is_cast_where_outputs_are_read():
         torch.testing.assert_close(a, b)
 
 
-def test_a_certificate_of_parameters_that_changed():
+@pytest.mark.parametrize("solver", [ARRAYS, None, "CLARABEL"])
+def test_a_certificate_of_parameters_that_changed(solver):
     """It is found later than the call, from memory that it shares with the caller."""
-    layer, p = projection(cvxlayers.torch), torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64)
+    layer, p = projection(cvxlayers.torch, solver=solver), torch.tensor([0.3, 0.2, 0.1], dtype=torch.float64)
     result = layer.solve(p)
     assert result.certificate is not None
     result = layer.solve(p)

@@ -25,6 +25,7 @@ from cvxlayers.torch import CvxpyLayer
 from tests.layers import problems
 from tests.layers.facts import TIGHT, close, function, reverse_jacobian, vector
 
+NAN = float("nan")
 ROOT = Path(__file__).parents[2]
 NAMES = ["nonnegative", "second_order", "semidefinite", "exponential", "power_linear", "geometric", "complex_numbers"]
 
@@ -267,6 +268,24 @@ def test_a_vmapped_backward_pass(solver):
     (y,) = layer(v)
     found = vmap(lambda g: torch.autograd.grad(y, v, g, retain_graph=True)[0])(torch.eye(3, dtype=torch.float64))
     close(found, np.eye(3) - 1 / 3, 1e-7)
+
+
+@pytest.mark.parametrize("solver", [None, Native(compiled=False)])
+def test_how_an_element_ended_under_vmap(solver):
+    """A loss that leaves failed elements out by their status."""
+    x, q, b = cp.Variable(2), cp.Parameter(2), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x) / 2 + q @ x), [x <= b, cp.sum(x) >= -10])
+    layer = CvxpyLayer(problem, [q, b], [x], solver, on_failure="nan")
+    q = torch.tensor([[1.0, 2.0], [3.0, NAN], [3.0, 4.0]], dtype=torch.float64)
+    b = torch.ones(2, dtype=torch.float64)
+
+    def loss(q):
+        result = layer.solve(q, b)
+        assert result.status.shape == result.iterations.shape == () and result.residuals.shape == (3,)
+        return torch.where(result.status[..., None] <= 1, result[x], 0.0).sum()
+
+    close(vmap(loss)(q), [-3, 0, -7], 1e-6)
+    close(vmap(grad(loss))(q), [[-1, -1], [0, 0], [-1, -1]], 1e-6)
 
 
 def test_tracing_is_refused():

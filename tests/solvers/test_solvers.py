@@ -144,6 +144,18 @@ def test_a_bad_element_leaves_its_neighbours_untouched(name):
         np.testing.assert_array_equal(broken.s[i], alone.s[i])
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("name", ["SCS", "OSQP"])
+def test_what_a_solver_refuses_is_the_status_of_an_element(name, shared):
+    """These raise errors of their own where P is not positive semidefinite."""
+    program = dense_program((Nonnegative(2),), 2)
+    P = np.array([1.0, 0.0, -1.0]) if shared else np.array([[1.0, 0.0, 1.0], [1.0, 0.0, -1.0]])
+    data = ConeData(2, P, np.ones((2, 2)), np.array([-1.0, 0.0, 0.0, -1.0]), np.zeros(2), np.zeros(()))
+    found = make(name).prepare(program).solve(data)
+    assert found.status.tolist() == [Status.NUMERICAL_ERROR if shared else Status.SOLVED, Status.NUMERICAL_ERROR]
+    assert np.isnan(found.x[1]).all()
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("shared", [False, True])
 def test_numbers_do_not_depend_on_batch_order_or_threads(name, shared):

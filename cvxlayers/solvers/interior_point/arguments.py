@@ -21,16 +21,23 @@ def checked(cone: Product, **arrays: Array) -> tuple[tuple[int, ...], tuple[Arra
 
     Kernels are told addresses, so nothing behind this looks again. Raises ShapeError, which names the argument.
     """
-    xp = namespace(*arrays.values())
-    if not cone.canonical:
+    try:
+        xp = namespace(*arrays.values())
+        shapes = {name: tuple(v.shape) for name, v in arrays.items()}
+    except (TypeError, AttributeError):
+        found = ", ".join(f"{name} {type(v).__name__}" for name, v in arrays.items())
+        raise ShapeError(f"all should be arrays of one library; got {found}. Convert them.") from None
+    if not isinstance(cone, Product) or not cone.canonical:
         order = ", ".join(kind.__name__ for kind in ORDER)
         raise ShapeError(
-            f"cone should list blocks of {order}, in this order; got {cone!r}. Permute the rows of A and b."
+            f"cone should be a Product of blocks of {order}, in this order; got {cone!r}. Permute the rows of A and b."
         )
     A = arrays["A"]
-    size = {"n": A.shape[-1] if A.ndim else -1, "m": cone.size, "3": 3}
+    if A.ndim < 2:
+        raise ShapeError(f"A should end in ({cone.size}, n), the rows of the cone first; got {tuple(A.shape)}.")
+    size = {"n": A.shape[-1], "m": cone.size, "3": 3}
     for name in ("A", *arrays):
-        own, shape = tuple(size[axis] for axis in _OWN.get(name, "m")), tuple(arrays[name].shape)
+        own, shape = tuple(size[axis] for axis in _OWN.get(name, "m")), shapes[name]
         if shape[-len(own) :] != own:
             raise ShapeError(
                 f"{name} should end in {own}, for n = {size['n']} columns of A and m = {size['m']} rows of the cone; "
@@ -41,13 +48,13 @@ def checked(cone: Product, **arrays: Array) -> tuple[tuple[int, ...], tuple[Arra
         raise ShapeError(f"all arrays should be on one device; got {found}. Move them.")
     dtypes = {v.dtype for v in arrays.values()}
     dtype = A.dtype if len(dtypes) == 1 else xp.result_type(*dtypes)
-    if not xp.isdtype(dtype, "real floating"):
+    if dtype not in (xp.float32, xp.float64):
         found = ", ".join(f"{name} of {v.dtype}" for name, v in arrays.items())
-        raise ShapeError(f"all arrays should have a floating-point dtype; got {found}. Convert them.")
+        raise ShapeError(f"all arrays should be of float32 or float64; got {found}. Convert them.")
     values = tuple(arrays.values())
     if len(dtypes) > 1:
         values = tuple(v if v.dtype == dtype else xp.astype(v, dtype) for v in values)
-    leads = {name: tuple(v.shape[: v.ndim - len(_OWN.get(name, "m"))]) for name, v in arrays.items()}
+    leads = {name: shape[: len(shape) - len(_OWN.get(name, "m"))] for name, shape in shapes.items()}
     try:
         return np.broadcast_shapes(*leads.values()), values
     except ValueError:
