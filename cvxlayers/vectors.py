@@ -115,7 +115,7 @@ def _divide(cotangent: np.ndarray, value: np.ndarray) -> np.ndarray:
 def _outside(parameter: Parameter, flat: np.ndarray) -> np.ndarray:
     """Which elements lie outside the parameter's domain by more than rounding."""
     bad = np.zeros(flat.shape[:-1], bool)
-    slack = SLACK * (1.0 + np.abs(flat).max(-1, initial=0.0))
+    slack = SLACK * (1.0 + np.maximum(flat.max(-1, initial=0.0), -flat.min(-1, initial=0.0)))
     if parameter.transform != "identity":
         bad |= ~(flat > 0).all(-1)
     for attribute in parameter.domain:
@@ -126,19 +126,22 @@ def _outside(parameter: Parameter, flat: np.ndarray) -> np.ndarray:
         elif attribute in ("PSD", "NSD"):
             n = parameter.shape[-1]
             matrix = (to_complex(flat) if parameter.complex else flat).reshape((*flat.shape[:-1], *parameter.shape))
-            matrix = np.where(np.isfinite(matrix), matrix, 0.0)
-            sign = 0.5 if attribute == "PSD" else -0.5
-            bad |= _indefinite(sign * (matrix + matrix.swapaxes(-1, -2).conj()), slack * n)
+            matrix = matrix + matrix.swapaxes(-1, -2).conj()
+            bad |= _indefinite(matrix if attribute == "PSD" else -matrix, 2.0 * slack * n)
     return bad
 
 
 def _indefinite(matrix: np.ndarray, slack: np.ndarray) -> np.ndarray:
-    """Which elements of (*batch, ..., n, n) have an eigenvalue below -slack, (*batch); not those of no finite slack."""
-    n, known = matrix.shape[-1], np.isfinite(slack)
-    room = np.where(known, slack, 1.0).reshape((*slack.shape, *(1,) * (matrix.ndim - slack.ndim)))
+    """Which finite elements of (*batch, ..., n, n) have an eigenvalue below -slack, (*batch). Writes on the matrix."""
+    known, inner = np.isfinite(slack), (1,) * (matrix.ndim - slack.ndim)
+    slack = np.where(known, slack, 0.0)
+    if not known.all():
+        matrix[~known] = 0.0
+    diagonal = np.einsum("...ii->...i", matrix)
+    diagonal += slack.reshape((*slack.shape, *inner[1:]))
     try:  # a tenth of the time of eigenvalues
-        np.linalg.cholesky(matrix + room * np.eye(n))
+        np.linalg.cholesky(matrix)
         return np.zeros(slack.shape, bool)
     except np.linalg.LinAlgError:
         eigenvalues = np.linalg.eigvalsh(matrix)
-        return known & (eigenvalues.reshape((*slack.shape, -1)).min(-1, initial=0.0) < -np.where(known, slack, 0.0))
+        return known & (eigenvalues.reshape((*slack.shape, -1)).min(-1, initial=0.0) < 0.0)
