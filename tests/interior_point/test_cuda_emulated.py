@@ -267,8 +267,11 @@ LARGE = {
 }
 
 
+IMPLIED = ("blocks", "not symmetric")  # by the others, on the whole
+
+
 @emulated
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", [pytest.param(k, marks=pytest.mark.slow if k in IMPLIED else ()) for k in LARGE])
 def test_large_programs(name):
     """With the factor made between two parts of the kernel, and products shared among the blocks of a cluster."""
     blocks, n, members = LARGE[name]

@@ -102,7 +102,7 @@ def test_patterns(started, monkeypatch):
     assert started == ["solve", "linear_solve"]
 
 
-@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("name", [pytest.param("large", marks=pytest.mark.slow), "large curved"])
 def test_in_parts(started, name):
     """Large programs: one call of XLA's, whose memory is that of all parts; with the numbers of PyTorch's path."""
     cone, P, q, A, b = program(name, 4)
