@@ -107,7 +107,7 @@ class OptimalValue:
 def outside(parameter: Parameter, vector: Array) -> Array | None:
     """Which elements of a vector (*lead, size) leave the parameter's domain by more than rounding; None if none can.
 
-    As `cvxlayers.vectors` has it, with a Cholesky factorization in the place of the smallest eigenvalue.
+    As `cvxlayers.vectors` has it, but by a Cholesky factorization alone: no values are looked at, nothing is raised.
     """
     if not parameter.domain and parameter.transform == "identity":
         return None

@@ -97,8 +97,9 @@ class HostCall(Call):
             self.point = self.core.solve(
                 values, self.batch_shape, solver_args=self.solver_args, warm_start=self.warm_start
             )
-            self._values, self._given = values, [t.detach() for t in tensors]
-            self._key = [_identity(t) for t in tensors]
+            self._values = values
+            if self.objective:  # only then a result is made, which may be asked for its certificate
+                self._given, self._key = [t.detach() for t in tensors], [_identity(t) for t in tensors]
         return self.point
 
     def outputs(self, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
